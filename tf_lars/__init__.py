@@ -1,0 +1,1 @@
+"""Large-batch training on Keras 3: LARS, LAMB and CLARS, schedules, a training step, and Horovod."""
