@@ -1,0 +1,1 @@
+"""The flag files of the recipes, installed as `trainers.configs`."""
