@@ -1,13 +1,19 @@
-# make train   set up, then train ResNet-20 with LARS on real digits, two Horovod workers
+# make train   set up, then train ResNet-20 with LARS on real handwritten digits, two Horovod workers
 # make test    set up, then run the tests
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python3)
-VENV := .venv/bin
 RUN_DIR ?= runs/digits_resnet20_lars_b512
+TRAIN_ARGS ?=
 TEST_ARGS ?=
-BACKEND_TESTS := tests/optimizers tests/schedules
-quiet := TF_CPP_MIN_LOG_LEVEL=3
 
-.PHONY: help train test bench study lint format docs bazel lock clean setup setup-test
+VENV := .venv/bin
+# The environment's own programs come first: horovodrun starts `python` by name.
+export PATH := $(CURDIR)/$(VENV):$(PATH)
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+PYTEST = python -m pytest -m "not study" $(TEST_ARGS)
+# These rooms promise to work on every backend of Keras.
+EVERY_BACKEND := tests/optimizers tests/schedules
+
+.PHONY: help train test torch study bench lint format docs bazel lock clean setup setup-test
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -18,17 +24,49 @@ setup-test:
 	@$(PYTHON) tools/bootstrap.py horovod test
 
 train: setup
-	@$(VENV)/python -m trainers.launch -np 2 --flagfile=configs/digits_resnet20_lars_b512.flags --run_dir=$(RUN_DIR)
+	@horovodrun -np 2 python -m trainers.train \
+	  --flagfile=configs/digits_resnet20_lars_b512.flags --run_dir=$(RUN_DIR) $(TRAIN_ARGS)
 
 test: setup-test
-	$(quiet) KERAS_BACKEND=tensorflow $(VENV)/python -m pytest -m "not study" $(TEST_ARGS)
-	$(quiet) KERAS_BACKEND=jax $(VENV)/python -m pytest -m "not study" $(BACKEND_TESTS) $(TEST_ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) $(EVERY_BACKEND)
+	@if python -c "import torch" 2> /dev/null; then echo "KERAS_BACKEND=torch $(PYTEST) $(EVERY_BACKEND)"; \
+	  KERAS_BACKEND=torch $(PYTEST) $(EVERY_BACKEND); \
+	  else echo "PyTorch is not installed, so its tests were not run; 'make torch test' runs them too."; fi
+
+# make torch   add PyTorch and timm to the environment: `make test` and `make bench` then include them
+torch: setup-test
+	@$(PYTHON) tools/bootstrap.py torch
+
+# make study   the long measurements behind the docs (hours)
+study: setup-test
+	python -m pytest -m study $(TEST_ARGS)
+
+# make bench   the speed measurements of docs/performance.md, against peers
+bench: setup-test
+	python -m benchmarks.update_step
+	python -m benchmarks.scaling
 
 # make lint    check the code's style (make format mends what it can)
 lint: setup-test
-	$(VENV)/ruff check . && $(VENV)/ruff format --check .
+	ruff check . && ruff format --check .
 format: setup-test
-	$(VENV)/ruff check --fix . ; $(VENV)/ruff format .
+	ruff check --fix . ; ruff format .
+
+# make docs    the documentation as a web site in build/site
+docs:
+	@$(PYTHON) tools/bootstrap.py docs
+	mkdocs build --strict --site-dir build/site
+
+# make bazel   build every Bazel target and run the quick test target (needs bazel; Debian: bazel-bootstrap)
+bazel: setup-test
+	@command -v bazel > /dev/null || { echo "bazel is not installed (Debian: apt-get install bazel-bootstrap)"; exit 1; }
+	bazel build :all
+	bazel test :test_schedules
+
+# make lock    renew requirements.lock from the versions installed in .venv
+lock:
+	@$(PYTHON) tools/lock.py
 
 # make clean   remove the environment and what was built (runs/ and the cache of Horovod wheels stay)
 clean:
