@@ -13,7 +13,7 @@ PYTEST = python -m pytest -m "not study" $(TEST_ARGS)
 # These rooms promise to work on every backend of Keras.
 EVERY_BACKEND := tests/optimizers tests/schedules
 
-.PHONY: help train test torch study bench lint format docs bazel lock clean setup setup-test
+.PHONY: help train test torch study bench lint format docs bazel clean setup setup-test
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -63,10 +63,6 @@ bazel: setup-test
 	@command -v bazel > /dev/null || { echo "bazel is not installed (Debian: apt-get install bazel-bootstrap)"; exit 1; }
 	bazel build :all
 	bazel test :test_schedules
-
-# make lock    renew requirements.lock from the versions installed in .venv
-lock:
-	@$(PYTHON) tools/lock.py
 
 # make clean   remove the environment and what was built (runs/ and the cache of Horovod wheels stay)
 clean:

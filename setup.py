@@ -4,17 +4,17 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# The ranges that the tests were run for. TensorFlow and Keras are what Horovod and the optimizers bind to.
+# The range that the tests were run for.
 TENSORFLOW = "tensorflow>=2.21,<2.22"
 HOROVOD_BUILD = [
-    # What it takes to compile Horovod; `python -m tf_lars.horovod.build` does it (a compiler is needed).
+    # What `python -m tf_lars.horovod.build` needs to compile Horovod, besides a C++ compiler.
     "cffi", "cloudpickle", "cmake<4", "packaging", "psutil", "pyyaml", "setuptools<81", "wheel",
 ]  # fmt: skip
 
 setup(
     name="tf-lars",
     version="0.1.0",
-    description="LARS, LAMB and CLARS for Keras 3, Horovod that works under Keras 3, and large-batch trainers",
+    description="Large-batch training on Keras 3: LARS, LAMB, CLARS, a working Horovod, trainers",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,10 +1,10 @@
-"""Makes `.venv` beside the code and installs the project into it, at the versions of the lock file.
+"""Makes `.venv` beside the code and installs the project into it, at the lock file's versions.
 
-    python3 tools/bootstrap.py [horovod] [test] [torch] ...     # the extras of setup.py that are wanted
+    python3 tools/bootstrap.py [horovod] [test] [torch] ...     # the extras of setup.py wanted
 
-Needs Python's standard library alone. Each step leaves a stamp in `.venv/steps` once it is through, holding
-a digest of what it was made from: a second call is quick, an interrupted one goes on where it stopped, and
-a changed lock file runs its step again.
+Needs Python's standard library alone. Each step leaves a stamp in `.venv/steps` once it is
+through, holding a digest of what it was made from: a second call is quick, an interrupted one goes
+on where it stopped, and a changed lock file runs its step again.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
+STEPS = ENVIRONMENT / "steps"
 PYTHON = ENVIRONMENT / "bin" / "python"
 SUPPORTED = [(3, 11), (3, 12), (3, 13)]
 DISK_NEEDED_GIB = 6
@@ -48,11 +49,13 @@ def explain(output, failure):
     if "No space left on device" in output:
         return f"The disk is full. Free about {DISK_NEEDED_GIB} GiB and run the same command again."
     unreachable = ("Temporary failure in name resolution", "NewConnectionError", "timed out",
-                   "Max retries exceeded", "ProxyError", "No matching distribution")  # fmt: skip
+                   "Max retries exceeded", "ProxyError", "No matching distribution",
+                   "conflicting dependencies")  # fmt: skip
     if any(sign in output for sign in unreachable):
         return (
-            f"{failure} The package index could not be reached or lacks a pinned package. Check the network, "
-            "or set PIP_INDEX_URL (and PIP_CERT) for a mirror, and run the same command again."
+            f"{failure} The package index could not be reached or lacks a pinned package. Check the "
+            "network, or set PIP_INDEX_URL (and PIP_CERT) for a mirror, and run the same command "
+            "again."
         )
     return f"{failure} The lines above say why; run the same command again once that is mended."
 
@@ -66,15 +69,15 @@ def check_machine():
         )
     free = shutil.disk_usage(ROOT).free / 2**30
     if not PYTHON.exists() and free < DISK_NEEDED_GIB:
-        raise SetupError(
-            f"{free:.1f} GiB free at {ROOT}; the set-up needs {DISK_NEEDED_GIB} GiB. Free some space."
-        )
+        raise SetupError(f"{free:.1f} GiB free at {ROOT}; the set-up needs {DISK_NEEDED_GIB} GiB.")
 
 
 def check_compiler():
     """Horovod is compiled here; better to know before the downloads."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise SetupError("No C++ compiler found: Horovod is built from source. Install g++ (or set CXX).")
+        raise SetupError(
+            "No C++ compiler found: Horovod is built from source. Install g++ (or set CXX)."
+        )
 
 
 def digest(*parts):
@@ -84,26 +87,30 @@ def digest(*parts):
 
 def step(name, made_from, action, message):
     """Runs `action` unless its stamp says that it is through for exactly these inputs."""
-    stamp = ENVIRONMENT / "steps" / name
+    stamp = STEPS / name
     if stamp.exists() and stamp.read_text() == made_from:
         return
     say(message)
     action()
-    stamp.parent.mkdir(parents=True, exist_ok=True)
     temporary = stamp.with_suffix(".new")
     temporary.write_text(made_from)
     temporary.replace(stamp)
 
 
 def make_environment():
+    if ENVIRONMENT.exists() and not STEPS.exists():
+        raise SetupError(
+            f"{ENVIRONMENT} exists and was not made by this set-up. Move it away first."
+        )
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+    STEPS.mkdir(parents=True)
     venv.create(ENVIRONMENT, symlinks=True, with_pip=False)
     run([*find_pip(), "install", "--quiet", "-c", LOCK, "pip", "setuptools", "wheel"],
         "pip could not be installed.")  # fmt: skip
 
 
 def find_pip():
-    """A pip that can install into the new environment: Python's own, the system's, or Debian's wheel."""
+    """A pip that can install into the new environment: Python's, the system's, or Debian's."""
     if subprocess.run([PYTHON, "-m", "ensurepip"], capture_output=True).returncode == 0:
         return [PYTHON, "-m", "pip"]
     for launcher in ([sys.executable, "-m", "pip"], ["pip3"]):
@@ -115,13 +122,16 @@ def find_pip():
 
 
 def unpack_debian_pip():
-    """Debian ships Python without pip; its package of the pip wheel can be unpacked without root."""
+    """Debian's Python comes without pip; its package of pip can be unpacked without root."""
     target = ENVIRONMENT / "pip-wheel"
     with tempfile.TemporaryDirectory() as folder:
-        for command in (["apt-get", "download", "python3-pip-whl"], ["dpkg-deb", "-x", "*.deb", target]):
+        for command in (
+            ["apt-get", "download", "python3-pip-whl"],
+            ["dpkg-deb", "-x", "*.deb", target],
+        ):
             failure = (
-                "This Python has neither ensurepip nor pip, and Debian's pip wheel could not be fetched. "
-                "Install python3-venv or python3-pip, or use another Python: make PYTHON=…"
+                "This Python has neither ensurepip nor pip, and Debian's package of pip could not "
+                "be fetched. Install python3-venv or python3-pip, or use another Python: make PYTHON=…"
             )
             if not shutil.which(command[0]):
                 raise SetupError(failure)
@@ -132,8 +142,8 @@ def unpack_debian_pip():
 
 def install(extras):
     names = f"[{','.join(extras)}]" if extras else ""
-    run([PYTHON, "-m", "pip", "install", "--quiet", "-c", LOCK, "--no-build-isolation", "-e", f"{ROOT}{names}"],
-        "The Python packages could not be installed.", cwd=ROOT)  # fmt: skip
+    pip_install = [PYTHON, "-m", "pip", "install", "--quiet", "-c", LOCK, "--no-build-isolation"]
+    run([*pip_install, "-e", f"{ROOT}{names}"], "The packages could not be installed.", cwd=ROOT)
 
 
 def build_horovod():
