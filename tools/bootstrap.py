@@ -53,9 +53,9 @@ def explain(output, failure):
                    "conflicting dependencies")  # fmt: skip
     if any(sign in output for sign in unreachable):
         return (
-            f"{failure} The package index could not be reached or lacks a pinned package. Check the "
-            "network, or set PIP_INDEX_URL (and PIP_CERT) for a mirror, and run the same command "
-            "again."
+            f"{failure} The package index could not be reached or lacks a pinned package. Check "
+            "the network, or set PIP_INDEX_URL (and PIP_CERT) for a mirror, and run the same "
+            "command again."
         )
     return f"{failure} The lines above say why; run the same command again once that is mended."
 
@@ -131,7 +131,7 @@ def unpack_debian_pip():
         ):
             failure = (
                 "This Python has neither ensurepip nor pip, and Debian's package of pip could not "
-                "be fetched. Install python3-venv or python3-pip, or use another Python: make PYTHON=…"
+                "be fetched. Install python3-venv or use another Python: make PYTHON=…"
             )
             if not shutil.which(command[0]):
                 raise SetupError(failure)
