@@ -13,6 +13,8 @@ _HOMES = {
         *("cross_rank", "cross_size", "Average", "Sum", "Adasum", "Min", "Max", "Product"),
         "Compression",
     ),
+    "tf_lars.horovod.optimizer": ("DistributedOptimizer",),
+    "tf_lars.horovod.variables": ("broadcast_variables",),
     "tf_lars.horovod": ("callbacks", "elastic"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
