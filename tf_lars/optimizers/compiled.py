@@ -1,0 +1,105 @@
+"""Runs an optimizer's pure update on Keras's backend: one compiled call over all variables.
+
+`make_program(optimizer, plan)` gives an object that runs one step: `run` reads the variables, calls
+`optimizer.updated` and assigns what it returns.
+"""
+
+import keras
+from keras import ops
+
+
+def l2_norm(x):
+    """The L2 norm of a whole tensor."""
+    return ops.sqrt(ops.sum(ops.square(x)))
+
+
+def make_program(optimizer, plan):
+    """The program of Keras's current backend."""
+    if keras.backend.backend() == "tensorflow":
+        from tf_lars.optimizers.compiled_tensorflow import TensorFlowProgram
+
+        return TensorFlowProgram(optimizer, plan)
+    if keras.backend.backend() == "jax":
+        return JaxProgram(optimizer, plan)
+    if keras.backend.backend() == "torch":
+        return TorchProgram(optimizer, plan)
+    return Program(optimizer, plan)
+
+
+def place(vector_variable, layers, values):
+    """The whole vector of telemetry with the entries of `layers` replaced by `values`."""
+    values = ops.cast(values, "float32")
+    if len(layers) == vector_variable.shape[0]:
+        return values
+    indices = ops.convert_to_tensor([[layer.index] for layer in layers], dtype="int32")
+    return ops.scatter_update(ops.convert_to_tensor(vector_variable), indices, values)
+
+
+class Program:
+    """Reads, updates and assigns with `keras.ops`, uncompiled."""
+
+    def __init__(self, optimizer, plan):
+        self.optimizer = optimizer
+        self.plan = plan
+
+    def pure_update(self, layers):
+        """A function of (weights, grads, slots, given norms, numbers, shared)."""
+        optimizer = self.optimizer
+
+        def update(weights, grads, slots, given, numbers, shared):
+            norms = optimizer.norms_of_inputs(layers, weights, grads, slots, l2_norm)
+            return optimizer.updated(
+                layers, weights, grads, slots, {**norms, **given}, numbers, shared
+            )
+
+        return update
+
+    def run(self, layers, grads, variables, numbers, given):
+        weights, slots, shared, telemetry = self.pure_update(layers)(
+            [ops.convert_to_tensor(variable) for variable in variables],
+            list(grads),
+            [_values(layer.slots) for layer in layers],
+            given,
+            numbers,
+            _values(self.plan.shared),
+        )
+        for layer, variable, weight, slot in zip(layers, variables, weights, slots, strict=True):
+            variable.assign(weight)
+            for name, value in slot.items():
+                layer.slots[name].assign(value)
+        for name, value in shared.items():
+            self.plan.shared[name].assign(value)
+        for name, variable in self.plan.telemetry.items():
+            variable.assign(place(variable, layers, telemetry[name]))
+
+
+def _values(variables):
+    return {name: ops.convert_to_tensor(variable) for name, variable in variables.items()}
+
+
+class JaxProgram(Program):
+    """Compiled by `jax.jit`; sharded arrays give global norms because the sums are global."""
+
+    def __init__(self, optimizer, plan):
+        super().__init__(optimizer, plan)
+        self._compiled = {}
+
+    def pure_update(self, layers):
+        if not self.optimizer.jit_compile:
+            return super().pure_update(layers)
+        key = tuple(layer.index for layer in layers)
+        if key not in self._compiled:
+            import jax
+
+            self._compiled[key] = jax.jit(super().pure_update(layers))
+        return self._compiled[key]
+
+
+class TorchProgram(Program):
+    """PyTorch runs the update eagerly, outside of autograd."""
+
+    def run(self, layers, grads, variables, numbers, given):
+        import torch
+
+        with torch.no_grad():
+            super().run(layers, grads, variables, numbers, given)
