@@ -1,0 +1,1 @@
+"""Training with large batches: what stands around the optimizer."""

@@ -1,0 +1,197 @@
+"""The settings of a run: one frozen, validated value.
+
+Every option is declared here, once; trainers/flags.py makes the command-line flags from it. Nothing
+here imports TensorFlow, so that bad input is answered at once.
+"""
+
+import dataclasses
+import inspect
+import math
+
+from trainers.data import DATASETS
+from trainers.errors import ConfigError, check_choice
+from trainers.models import MODELS
+from trainers.optimizers import OPTIMIZERS
+from trainers.schedules import LR_SCHEDULES
+
+
+def _option(help, default=dataclasses.MISSING, *, choices=None, above=None, low=None, high=None):
+    """A field; `above` is an exclusive bound, `low` and `high` are inclusive."""
+    rules = {"help": help, "choices": choices, "above": above, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=rules)
+
+
+def option_type(field):
+    """The Python type of an option's value: `int` for a field annotated `int | None`."""
+    return next(t for t in getattr(field.type, "__args__", (field.type,)) if t is not type(None))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `trainers.train` is asked for. `None` is derived or left to the library's default.
+
+    Raises:
+        ConfigError: a value is unknown or out of its range, or two values contradict each other.
+    """
+
+    # Data
+    dataset: str = _option("Data set to train on.", choices=DATASETS)
+    data_dir: str | None = _option("Where the data lies or is prepared, if not in a package.", None)
+    global_batch_size: int = _option("Examples in one update, over all workers.", low=1)
+
+    # Model
+    model: str = _option("Network to train.", choices=MODELS)
+    label_smoothing: float = _option("Share of the target spread evenly.", 0.0, low=0.0, high=0.99)
+    bn_momentum: float | None = _option(
+        "Momentum of BatchNorm's moving statistics; derived from the number of updates.",
+        None,
+        low=0.0,
+        high=0.9999,
+    )
+    precise_bn_examples: int = _option(
+        "Training examples, over all workers, from which BatchNorm's statistics are estimated "
+        "before an evaluation; 0 averages the workers' moving statistics instead.",
+        8192,
+        low=0,
+    )
+
+    # Optimizer
+    optimizer: str = _option("Update rule.", choices=OPTIMIZERS)
+    learning_rate: float = _option("Learning rate at --base_batch_size.", above=0.0)
+    base_batch_size: int = _option("Batch size that --learning_rate is meant for.", 256, low=1)
+    lr_scaling: str = _option(
+        "How the rate follows the batch: linear (k), sqrt (√k), legw (√k, warm-up k), none.",
+        "none",
+        choices=("none", "linear", "sqrt", "legw"),
+    )
+    momentum: float | None = _option("Momentum; 0.9 if unset.", None, low=0.0, high=0.9999)
+    nesterov: bool | None = _option("Nesterov's form of momentum.", None)
+    weight_decay: float | None = _option("L2 decay of weights with ≥ 2 axes.", None, low=0.0)
+    trust_coefficient: float | None = _option("LARS: η; 0.001 if unset.", None, above=0.0)
+    momentum_rule: str | None = _option(
+        "LARS: where the rate and the trust ratio enter the momentum; scaled if unset.",
+        None,
+        choices=("scaled", "trust_scaled", "unscaled", "update_norm"),
+    )
+    denominator: str | None = _option(
+        "LARS: norm below the trust ratio; sum if unset.", None, choices=("sum", "joint")
+    )
+
+    # Schedule
+    epochs: int = _option("Passes over the training data.", low=1)
+    lr_schedule: str = _option("Decay after the warm-up.", "polynomial", choices=LR_SCHEDULES)
+    warmup_epochs: float = _option("Epochs of rising learning rate.", 0.0, low=0.0)
+    warmup_learning_rate: float = _option("Learning rate at update 0 of a warm-up.", 0.0, low=0.0)
+    end_learning_rate: float | None = _option("Rate at the end; 0 if unset.", None, low=0.0)
+    lr_power: float | None = _option("Polynomial: exponent; 2 if unset.", None, above=0.0)
+    decay_from: str | None = _option(
+        "Polynomial, cosine: count the decay from the end of the warm-up or from update 0.",
+        None,
+        choices=("warmup", "start"),
+    )
+    lr_milestones: tuple | None = _option("Step: epochs at which the rate falls.", None)
+    lr_factor: float | None = _option("Step: what the rate is multiplied by; 0.1.", None, above=0.0)
+
+    # Run
+    seed: int = _option("Seed of weights, shuffle and masks.", 0, low=0, high=2**31 - 1)
+    eval_every: int | None = _option("Epochs between evaluations; a twentieth of all.", None, low=1)
+    run_dir: str | None = _option("Folder of the run; runs/DATASET_MODEL_OPTIMIZER_bBATCH.", None)
+    progress: str = _option(
+        "How progress is shown: auto, bar, lines or none.",
+        "auto",
+        choices=("auto", "bar", "lines", "none"),
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                _check(field, value)
+        self._check_taken("optimizer", OPTIMIZERS, _OPTIMIZER_OPTIONS)
+        self._check_taken("lr_schedule", LR_SCHEDULES, _SCHEDULE_OPTIONS)
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"--warmup_epochs={self.warmup_epochs:g} must be at most --epochs={self.epochs}."
+            )
+        if self.lr_schedule == "step":
+            _check_milestones(self.lr_milestones, self.warmup_epochs, self.epochs)
+
+    @classmethod
+    def from_values(cls, values):
+        """A config from {option: value}; says which required options are missing."""
+        missing = [
+            f"--{field.name}"
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING and values.get(field.name) is None
+        ]
+        if missing:
+            raise ConfigError(
+                f"{', '.join(missing)} must be given: --flagfile=configs/NAME.flags "
+                "sets what a run needs."
+            )
+        return cls(**values)
+
+    def options_for(self, function):
+        """The options that `function` takes by name and that are set, as keyword arguments."""
+        taken = inspect.signature(function).parameters
+        values = {name: getattr(self, name) for name in taken if hasattr(self, name)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _check_taken(self, flag, functions, options):
+        chosen = getattr(self, flag)
+        taken = inspect.signature(functions[chosen]).parameters
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and option not in taken:
+                raise ConfigError(
+                    f"--{option}={value} has no effect with --{flag}={chosen}. Leave it out."
+                )
+
+
+def _named_in(functions):
+    """The options of TrainConfig that some function of a registry takes."""
+    names = {name for function in functions.values() for name in _parameters(function)}
+    return sorted(names & {field.name for field in _optional_fields()})
+
+
+def _parameters(function):
+    return inspect.signature(function).parameters
+
+
+def _optional_fields():
+    return [field for field in dataclasses.fields(TrainConfig) if field.default is None]
+
+
+_OPTIMIZER_OPTIONS = _named_in(OPTIMIZERS)
+_SCHEDULE_OPTIONS = _named_in(LR_SCHEDULES)
+
+
+def _check(field, value):
+    kind, rules = option_type(field), field.metadata
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"--{field.name} takes {kind.__name__}; got {value!r}.")
+    if rules["choices"] is not None:
+        check_choice(field.name, value, list(rules["choices"]))
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"--{field.name} must be a finite number; got {value}.")
+    if rules["above"] is not None and not value > rules["above"]:
+        raise ConfigError(f"--{field.name} must be greater than {rules['above']:g}; got {value}.")
+    if rules["low"] is not None and not value >= rules["low"]:
+        raise ConfigError(f"--{field.name} must be at least {rules['low']:g}; got {value}.")
+    if rules["high"] is not None and not value <= rules["high"]:
+        raise ConfigError(f"--{field.name} must be at most {rules['high']:g}; got {value}.")
+
+
+def _check_milestones(milestones, warmup_epochs, epochs):
+    if not milestones:
+        raise ConfigError("--lr_milestones must be given with --lr_schedule=step: 30,60,80, say.")
+    if list(milestones) != sorted(set(milestones)) or not warmup_epochs <= milestones[0]:
+        raise ConfigError(
+            f"--lr_milestones must rise and stand after the warm-up "
+            f"({warmup_epochs:g} epochs); got {milestones}."
+        )
+    if milestones[0] <= 0 or milestones[-1] >= epochs:
+        raise ConfigError(
+            f"--lr_milestones must lie between 0 and --epochs={epochs}; got {milestones}."
+        )

@@ -1,0 +1,33 @@
+"""The picture of a run: accuracy, loss and learning rate over the epochs."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def draw(rows, title, path):
+    """Draws the rows of metrics.jsonl into a picture at `path`."""
+    from matplotlib import pyplot as plt
+
+    figure, (accuracy, loss, rate) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    _plot(accuracy, rows, "top1", "training", scale=100)
+    _plot(accuracy, rows, "val_top1", "test", scale=100)
+    accuracy.set(title="Top-1 (%)", xlabel="epoch")
+    _plot(loss, rows, "loss", "training")
+    _plot(loss, rows, "val_loss", "test")
+    loss.set(title="Loss", xlabel="epoch", yscale="log")
+    _plot(rate, rows, "learning_rate", "learning rate")
+    rate.set(title="Learning rate", xlabel="epoch")
+    for axes in (accuracy, loss):
+        axes.legend(frameon=False)
+    for axes in (accuracy, loss, rate):
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _plot(axes, rows, name, label, scale=1.0):
+    points = [(row["epoch"], row[name] * scale) for row in rows if row.get(name) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=label)

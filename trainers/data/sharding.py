@@ -1,0 +1,60 @@
+"""Who sees which example when. Plain arithmetic on indices, the same on every worker."""
+
+import numpy as np
+
+
+class SampleStream:
+    """One endless shuffled stream of example indices, shared by all workers.
+
+    Pass p over the data is the permutation drawn from (seed, p), so any stretch of the stream can
+    be had without what comes before it, and every example comes once a pass.
+
+    Args:
+        examples: number of examples.
+        seed: seed of the shuffles.
+    """
+
+    def __init__(self, examples, seed):
+        self.examples = examples
+        self.seed = seed
+        self._shuffles = {}
+
+    def indices(self, start, stop):
+        """The example indices [stop − start] at the positions from `start` to before `stop`."""
+        passes = range(start // self.examples, -(-stop // self.examples))
+        self._shuffles = {p: self._shuffles.get(p, None) for p in passes}
+        for p in passes:
+            if self._shuffles[p] is None:
+                self._shuffles[p] = np.random.default_rng([self.seed, p]).permutation(self.examples)
+        offset = passes.start * self.examples
+        stretch = np.concatenate([self._shuffles[p] for p in passes])
+        return stretch[start - offset : stop - offset]
+
+
+def worker_batches(stream, global_batch, rank, size, first_step=0):
+    """Yields a worker's part [global_batch / size] of each global batch, without an end.
+
+    Update k takes the positions k·B to (k+1)·B of the stream, and worker r the r-th of `size` equal
+    parts of them: the workers' parts are disjoint and together the global batch.
+    """
+    local = global_batch // size
+    step = first_step
+    while True:
+        batch = stream.indices(step * global_batch, (step + 1) * global_batch)
+        yield batch[rank * local : (rank + 1) * local]
+        step += 1
+
+
+def evaluation_batches(examples, batch, rank, size):
+    """A worker's (indices [b], weights [b]) for an evaluation that sees every example once.
+
+    Every worker gets the same number of batches of the same size; where examples run out, rows
+    repeat with weight zero.
+    """
+    share = -(-examples // size)
+    batch = min(batch, share)
+    padded = -(-share // batch) * batch
+    positions = rank + size * np.arange(padded)
+    weights = ((positions < examples) & (np.arange(padded) < share)).astype(np.float32)
+    indices = np.where(weights > 0, positions, 0)
+    return list(zip(indices.reshape(-1, batch), weights.reshape(-1, batch), strict=True))

@@ -1,0 +1,16 @@
+"""What is said to a user whose input cannot work."""
+
+import difflib
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the flag, the value and what is allowed."""
+
+
+def check_choice(flag, value, allowed):
+    """Raises a ConfigError with the near matches unless `value` is one of the names `allowed`."""
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(str(value), allowed, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(f"--{flag}={value} is unknown.{hint} Allowed: {', '.join(allowed)}.")

@@ -1,0 +1,199 @@
+"""One run, from its settings to its summary."""
+
+import functools
+import time
+
+import keras
+
+from tf_lars.training.callbacks import PreciseBatchNorm, batch_norm_layers
+from trainers import curves
+from trainers.data.pipeline import training_data
+from trainers.data.sharding import SampleStream
+from trainers.derived import derive
+from trainers.errors import ConfigError
+from trainers.evaluation import Evaluator
+from trainers.models import MODELS
+from trainers.optimizers import OPTIMIZERS
+from trainers.progress import Progress, duration
+from trainers.recording import Divergence, Evaluation, Recorder, Speed
+from trainers.run_directory import RunDirectory, default_folder
+from trainers.schedules import LR_SCHEDULES
+
+
+def train(config, dataset, workers, began):
+    """Trains as `config` says and returns the run's summary, the same on every worker.
+
+    Args:
+        config: a TrainConfig.
+        dataset: its data set, loaded.
+        workers: this worker's view of all workers.
+        began: `time.time()` at the start of the process.
+
+    Raises:
+        ConfigError: the settings do not fit the data, the workers or the run directory.
+    """
+    plan = derive(config, dataset.examples("train"), dataset.examples("test"), workers.size)
+    run = RunDirectory(config.run_dir or default_folder(config))
+    done = _open(run, config, plan, workers)
+    if done is not None:
+        _say(workers, f"This run is finished: {_result(done, run)}")
+        return done
+    model, schedule = build(config, plan, dataset, workers)
+    _say(workers, describe(config, plan, dataset, model, run))
+    recorder, speed, diverged = _fit(config, plan, dataset, workers, model, schedule, run)
+    summary = summarise(plan, recorder.rows, speed, diverged, time.time() - began)
+    if workers.rank == 0:
+        size = f"batch {plan.global_batch_size}, {plan.world_size} workers"
+        title = f"{config.model} on {config.dataset}: {config.optimizer}, {size}"
+        run.write("curves.png", lambda path: curves.draw(recorder.rows, title, path))
+        run.write("final.keras", lambda path: _without_optimizer(model).save(path))
+        run.write_json("summary.json", summary)
+    _say(workers, _result(summary, run))
+    return summary
+
+
+def build(config, plan, dataset, workers):
+    """The compiled model and its learning-rate schedule."""
+    keras.utils.set_random_seed(config.seed)
+    model = MODELS[config.model](dataset.image_shape, dataset.classes)
+    for layer in batch_norm_layers(model):
+        layer.momentum = plan.bn_momentum
+    make_schedule = LR_SCHEDULES[config.lr_schedule]
+    schedule = make_schedule(plan, **config.options_for(make_schedule))
+    make_optimizer = OPTIMIZERS[config.optimizer]
+    options = config.options_for(make_optimizer) | {"learning_rate": schedule}
+    optimizer = make_optimizer(**options)
+    if workers.horovod:
+        optimizer = workers.horovod.DistributedOptimizer(optimizer)
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
+        ),
+        metrics=[keras.metrics.CategoricalAccuracy(name="top1")],
+        # XLA slows convolutions on a CPU, and Horovod's operations cannot be inside
+        jit_compile=False,
+    )
+    return model, schedule
+
+
+def describe(config, plan, dataset, model, run):
+    """The settings of a run and what follows from them, for a person."""
+    shape = "×".join(map(str, dataset.image_shape))
+    batch = f"{plan.world_size} workers × {plan.local_batch_size} images"
+    if plan.world_size == 1:
+        batch = f"{plan.local_batch_size} images on one worker"
+    return (
+        f"Training {config.model} ({model.count_params():,} parameters) on {config.dataset}: "
+        f"{plan.train_examples:,} images of {shape}, {plan.test_examples:,} more to test\n"
+        f"{config.epochs} epochs of {plan.steps_per_epoch} updates, each of {batch}\n"
+        f"{config.optimizer}, learning rate {plan.peak_learning_rate:g} after "
+        f"{plan.warmup_updates} updates of warm-up, then {config.lr_schedule}\n"
+        f"Run directory: {run.folder}"
+    )
+
+
+def summarise(plan, rows, speed, diverged, wall_seconds):
+    """The content of summary.json."""
+    accuracies = [row["val_top1"] for row in rows if "val_top1" in row]
+    return {
+        "final_top1": accuracies[-1] if accuracies else None,
+        "best_top1": max(accuracies, default=None),
+        "images_per_second": speed.total(),
+        "updates": rows[-1]["updates"],
+        "epochs": rows[-1]["epoch"],
+        "global_batch_size": plan.global_batch_size,
+        "world_size": plan.world_size,
+        "wall_seconds": wall_seconds,
+        "diverged": diverged,
+    }
+
+
+def _open(run, config, plan, workers):
+    """Opens the run directory; the summary if the run is finished. Rank 0 looks, all learn."""
+    problem = done = None
+    if workers.rank == 0:
+        try:
+            run.open(config, plan)
+            done = run.summary()
+        except ConfigError as error:
+            problem = str(error)
+    problem, done = workers.broadcast((problem, done))
+    if problem is not None:
+        raise ConfigError(problem)
+    return done
+
+
+def _fit(config, plan, dataset, workers, model, schedule, run):
+    stream = SampleStream(plan.train_examples, config.seed)
+    batches = functools.partial(training_data, dataset, stream, plan.global_batch_size, workers)
+    prepare = functools.partial(_average_moving_statistics, model, workers)
+    if plan.bn_updates:
+        precise = PreciseBatchNorm(batches(steps=plan.bn_updates).cache(), workers.sum)
+        precise.set_model(model)
+        prepare = precise.update
+    evaluator = Evaluator(model, dataset, plan.local_batch_size, workers)
+    writes = workers.rank == 0
+    speed, divergence = Speed(plan.global_batch_size), Divergence()
+    recorder = Recorder(plan, schedule, run if writes else None)
+    callbacks = [
+        *_synchronisation(workers),
+        speed,
+        Evaluation(evaluator, prepare, plan.eval_every, config.epochs),
+        divergence,
+        recorder,
+        *([Progress(plan, config.epochs, config.progress, schedule)] if writes else []),
+    ]
+    model.fit(
+        batches(),
+        epochs=config.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        callbacks=callbacks,
+        verbose=0,
+        shuffle=False,
+    )
+    return recorder, speed, divergence.diverged
+
+
+def _synchronisation(workers):
+    if not workers.horovod:
+        return []
+    callbacks = workers.horovod.callbacks
+    return [callbacks.BroadcastGlobalVariablesCallback(0), callbacks.MetricAverageCallback()]
+
+
+def _average_moving_statistics(model, workers):
+    """Gives all workers the mean of their BatchNorm statistics, which drift apart in training."""
+    for layer in batch_norm_layers(model):
+        for variable in (layer.moving_mean, layer.moving_variance):
+            total = workers.sum(keras.ops.convert_to_numpy(variable).astype("float64"))
+            variable.assign((total / workers.size).astype("float32"))
+
+
+def _without_optimizer(model):
+    """The same network, not compiled: what is saved needs neither Horovod nor the optimizer."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _result(summary, run):
+    speed = f"{summary['images_per_second']:,.0f} images/s"
+    lines = [
+        f"{summary['updates']} updates in {duration(summary['wall_seconds'])}, {speed}",
+        f"Curves: {run.path('curves.png')}",
+    ]
+    if summary["diverged"]:
+        lines.append(
+            f"DIVERGED in epoch {summary['epochs']}: the training loss is no longer finite. "
+            "Lower --learning_rate or lengthen --warmup_epochs."
+        )
+    else:
+        final, best = summary["final_top1"], summary["best_top1"]
+        lines.append(f"Top-1 on the test images: {final:.2%} (best {best:.2%})")
+    return "\n".join(lines)
+
+
+def _say(workers, text):
+    if workers.rank == 0:
+        print(text, flush=True)

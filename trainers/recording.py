@@ -1,0 +1,123 @@
+"""Callbacks that measure a run and write it down."""
+
+import math
+import time
+
+import keras
+import tensorflow as tf
+
+
+class Speed(keras.callbacks.Callback):
+    """Adds `images_per_second` over all workers to the logs of an epoch.
+
+    Only training is counted: neither evaluation nor the first step, which compiles.
+    """
+
+    def __init__(self, global_batch_size):
+        super().__init__()
+        self.global_batch_size = global_batch_size
+        self.steps, self.seconds = 0, 0.0
+        self.first_step_at = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._since = time.monotonic()
+        self._steps, self._seconds = 0, 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
+        else:
+            self._steps += 1
+            self._seconds += now - self._since
+        self._since = now
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["images_per_second"] = _rate(self._steps * self.global_batch_size, self._seconds)
+        self.steps += self._steps
+        self.seconds += self._seconds
+
+    def total(self):
+        """Images a second over all epochs."""
+        return _rate(self.steps * self.global_batch_size, self.seconds)
+
+
+def _number(value):
+    """A float that JSON can hold: None for what is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _rate(images, seconds):
+    return images / seconds if seconds else 0.0
+
+
+class Evaluation(keras.callbacks.Callback):
+    """Adds `val_loss` and `val_top1` to the logs, every few epochs and after the last one.
+
+    Args:
+        evaluator: function that gives {"loss", "top1"}.
+        prepare: called before, to bring BatchNorm's statistics up to date.
+        every: epochs between evaluations.
+        epochs: the last epoch.
+    """
+
+    def __init__(self, evaluator, prepare, every, epochs):
+        super().__init__()
+        self.evaluator, self.prepare, self.every, self.epochs = evaluator, prepare, every, epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs:
+            self.prepare()
+            logs.update({f"val_{name}": value for name, value in self.evaluator().items()})
+
+
+class Divergence(keras.callbacks.Callback):
+    """Stops a run whose training loss is no longer finite. Every worker sees the same logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.diverged = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.diverged = True
+            self.model.stop_training = True
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps a row for each epoch and, given a run directory, writes the rows down.
+
+    Args:
+        plan: the run's Plan.
+        schedule: the learning-rate schedule.
+        run: the RunDirectory on the worker that writes, None on the others.
+        rows: the rows of the epochs that are done already.
+    """
+
+    def __init__(self, plan, schedule, run=None, rows=()):
+        super().__init__()
+        self.plan, self.schedule, self.run = plan, schedule, run
+        self.rows = list(rows)
+        self._began = time.monotonic()
+        self._board = run and tf.summary.create_file_writer(str(run.path("tensorboard")))
+
+    def on_epoch_end(self, epoch, logs=None):
+        updates = (epoch + 1) * self.plan.steps_per_epoch
+        row = {
+            "epoch": epoch + 1,
+            "updates": updates,
+            "learning_rate": float(self.schedule(updates - 1)),
+            **{name: _number(value) for name, value in logs.items()},
+            "seconds": time.monotonic() - self._began,
+        }
+        self.rows.append(row)
+        if self.run is not None:
+            self.run.write_metrics(self.rows)
+            with self._board.as_default(step=row["epoch"]):
+                for name, value in logs.items():
+                    tf.summary.scalar(name, value)
+                tf.summary.scalar("learning_rate", row["learning_rate"])
+
+    def on_train_end(self, logs=None):
+        if self._board:
+            self._board.close()

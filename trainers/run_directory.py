@@ -1,0 +1,160 @@
+"""The folder of a run: what was asked for, where it ran, what came out. Rank 0 writes."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+from trainers.errors import ConfigError
+from trainers.flags import to_flags
+
+_PACKAGES = ("tf_lars", "tensorflow", "keras", "numpy", "horovod")
+_SAME_RUN = ("run_dir", "progress")  # what may differ between two starts of one run
+
+
+def default_folder(config):
+    """runs/DATASET_MODEL_OPTIMIZER_bBATCH, the seed behind it unless it is 0."""
+    name = f"{config.dataset}_{config.model}_{config.optimizer}_b{config.global_batch_size}"
+    return f"runs/{name}_seed{config.seed}" if config.seed else f"runs/{name}"
+
+
+class RunDirectory:
+    """Reads and writes the files of one run.
+
+    Args:
+        folder: path; made by `open`.
+    """
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    def path(self, name):
+        return self.folder / name
+
+    def open(self, config, plan):
+        """Makes the folder and writes what is known before training.
+
+        Raises:
+            ConfigError: the folder holds another run, or cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_same_run(config)
+            settings = {"config": dataclasses.asdict(config), "derived": dataclasses.asdict(plan)}
+            self.write_json("config.json", settings)
+            self.write_json("environment.json", environment(plan.world_size))
+            self.write_text("flags.txt", _flags_file(config, plan.world_size))
+        except OSError as error:
+            raise ConfigError(f"--run_dir={self.folder} cannot be written: {error}") from error
+
+    def summary(self):
+        """The summary of a finished run, None of one that is not."""
+        return self._read_json("summary.json")
+
+    def write_json(self, name, value):
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_text(self, name, text):
+        self.write(name, lambda path: path.write_text(text))
+
+    def write_metrics(self, rows):
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(self, name, writer):
+        """Has `writer(path)` write a temporary file, which then takes the place of `name` at once.
+
+        The suffix stays, since writers of models and pictures go by it.
+        """
+        target = self.path(name)
+        temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+        try:
+            writer(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _read_json(self, name):
+        try:
+            return json.loads(self.path(name).read_text())
+        except FileNotFoundError:
+            return None
+
+    def _check_same_run(self, config):
+        before = self._read_json("config.json")
+        if before is None:
+            return
+        now = json.loads(json.dumps(dataclasses.asdict(config)))
+        changed = [
+            f"--{name} was {before['config'].get(name)}, now {value}"
+            for name, value in now.items()
+            if name not in _SAME_RUN and before["config"].get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"--run_dir={self.folder} holds another run: {'; '.join(changed)}. "
+                "Give another --run_dir, or remove that folder."
+            )
+
+
+def environment(world_size):
+    """Where a run takes place: code, versions, devices, workers."""
+    import tensorflow as tf
+
+    devices = [
+        {"type": device.device_type, **tf.config.experimental.get_device_details(device)}
+        for device in tf.config.get_visible_devices()
+    ]
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu_cores": os.cpu_count(),
+        "devices": devices,
+        "world_size": world_size,
+    }
+
+
+def _flags_file(config, world_size):
+    launcher = f"horovodrun -np {world_size} " if world_size > 1 else ""
+    return "\n".join(
+        [
+            "# Runs this again:",
+            f"#   {launcher}python -m trainers.train --flagfile=flags.txt --run_dir=ANOTHER",
+            *to_flags(config),
+            "",
+        ]
+    )
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*command):
+    """What git says about this code; None where it is not a git checkout."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(pathlib.Path(__file__).parent), *command],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

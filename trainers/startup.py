@@ -1,0 +1,126 @@
+"""Starting TensorFlow and Horovod: quietly, and each worker on its own share of the machine."""
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import typing
+
+import numpy as np
+
+from trainers.errors import ConfigError
+
+# What TensorFlow prints while it loads whatever its log level is: information, warnings, and that
+# there is no GPU.
+_CHATTER = (
+    r"^(WARNING: All log messages before absl::InitializeLog"
+    r"|To enable the following instructions:"
+    r"|[IW][0-9]{4} [0-9:.]+ +[0-9]+ "
+    r"|E[0-9]{4} .* (failed call to cuInit|Unable to register cu))"
+)
+
+_RANK_AND_SIZE = (
+    ("HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+)
+
+
+def launched_rank_and_size():
+    """(rank, world size) as horovodrun or mpirun has set them; (0, 1) without either."""
+    for rank, size in _RANK_AND_SIZE:
+        if os.environ.get(size):
+            return int(os.environ.get(rank, 0)), int(os.environ[size])
+    return 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """The workers of a run as one of them sees them; `horovod` is None where there is but one."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    horovod: typing.Any = None
+
+    def sum(self, vector):
+        """The sum over all workers of a float64 vector."""
+        if self.horovod is None:
+            return vector
+        import tensorflow as tf
+
+        tensor = tf.constant(np.asarray(vector, np.float64))
+        return self.horovod.allreduce(tensor, op=self.horovod.Sum).numpy()
+
+    def broadcast(self, value):
+        """Rank 0's value, any picklable object, on every worker."""
+        if self.horovod is None:
+            return value
+        return self.horovod.broadcast_object(value, root_rank=0)
+
+
+@contextlib.contextmanager
+def without_chatter():
+    """Leaves out of stderr what TensorFlow prints while it loads; anything else comes through.
+
+    The filter is a process of its own, so that even a crash cannot take a message with it.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        filter_ = subprocess.Popen(
+            ["grep", "--line-buffered", "-v", "-E", _CHATTER], stdin=subprocess.PIPE, stdout=stderr
+        )
+    except OSError:  # no grep on this machine: chatter, then
+        os.close(stderr)
+        yield
+        return
+    os.dup2(filter_.stdin.fileno(), 2)
+    filter_.stdin.close()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        filter_.wait()
+
+
+def start():
+    """Loads TensorFlow, joins the other workers, and gives back who they are.
+
+    Raises:
+        ConfigError: several workers were started and Horovod is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with without_chatter():
+        import tensorflow as tf
+
+        workers = _join()
+        gpus = tf.config.list_physical_devices("GPU")
+        if gpus:
+            tf.config.set_visible_devices(gpus[workers.local_rank % len(gpus)], "GPU")
+        for gpu in tf.config.get_visible_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+            share = max(len(os.sched_getaffinity(0)) // workers.local_size, 1)
+            tf.config.threading.set_intra_op_parallelism_threads(share)
+        tf.config.list_logical_devices()
+    return workers
+
+
+def _join():
+    if launched_rank_and_size()[1] == 1:
+        return Workers()
+    try:
+        import tf_lars.horovod as hvd
+
+        hvd.init()
+    except ImportError as error:
+        raise ConfigError(
+            f"{launched_rank_and_size()[1]} workers were started, and Horovod cannot be imported "
+            f"({error}). Install it: python -m tf_lars.horovod.build"
+        ) from error
+    return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), hvd)
