@@ -33,7 +33,8 @@ The hooks of a rule
 
 `layer` is a `Layer`: index, path, dtype, `decays`, `adapts`, `learning_rate_multiplier`. `s` is a
 `Scalars`: `learning_rate` (the layer's multiplier is in it), `base_learning_rate` (it is not),
-`weight_decay`, `step` (1 for the first update), and `shared`, a dict of the shared slots.
+`weight_decay`, `step` (1 for the first update), `norms`, a dict of the norms in `input_norms`,
+and `shared`, a dict of the shared slots.
 `s.weight_decay` is None where the layer does not decay, 0 in the stacked vectors. Tensors are in
 the layer's compute type: float32, or float64 for float64 variables. Hooks use `keras.ops` only
 and hold no state of their own.
@@ -70,6 +71,7 @@ class Scalars:
     base_learning_rate: object
     weight_decay: object
     step: object
+    norms: dict
     shared: dict
 
 
@@ -181,7 +183,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 **resolved,
             )
             for index, (variable, resolved) in enumerate(
-                zip(variables, self._masks.resolve(variables), strict=True)
+                zip(variables, self.resolved(variables), strict=True)
             )
         )
         self._plan = Plan(
@@ -195,6 +197,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             },
         )
         self._program = make_program(self, self._plan)
+
+    def resolved(self, variables):
+        """For each variable a dict of decays, adapts and learning_rate_multiplier."""
+        return self._masks.resolve(variables)
 
     def recorded_norms(self):
         """The names of the norms that are kept for `norms`: those that the ratio needs."""
@@ -285,8 +291,11 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """
         weights = [current_weight(*each) for each in zip(layers, weights, slots, strict=True)]
         grads = [ops.cast(g, layer.compute_dtype) for layer, g in zip(layers, grads, strict=True)]
-        scalars = [self._layer_scalars(layer, numbers, shared) for layer in layers]
-        stacked = self._stacked_scalars(layers, numbers, shared)
+        scalars = [
+            self._layer_scalars(layer, numbers, {n: v[k] for n, v in input_norms.items()}, shared)
+            for k, layer in enumerate(layers)
+        ]
+        stacked = self._stacked_scalars(layers, numbers, input_norms, shared)
 
         changed, measured = [], []
         for layer, w, g, slot, s in zip(layers, weights, grads, slots, scalars, strict=True):
@@ -310,7 +319,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         telemetry = {"trust_ratio": first, **{name: norms[name] for name in self.recorded_norms()}}
         return new_weights, changed, self.shared_update(stacked), telemetry
 
-    def _layer_scalars(self, layer, numbers, shared):
+    def _layer_scalars(self, layer, numbers, norms, shared):
         dtype = layer.compute_dtype
         learning_rate, weight_decay, step = (ops.cast(value, dtype) for value in numbers)
         factor = layer.learning_rate_multiplier
@@ -319,13 +328,14 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             base_learning_rate=learning_rate,
             weight_decay=weight_decay if layer.decays and not self._decay_is_off() else None,
             step=step,
+            norms={name: ops.cast(value, dtype) for name, value in norms.items()},
             shared={name: ops.cast(value, dtype) for name, value in shared.items()},
         )
 
     def _decay_is_off(self):
         return isinstance(self.weight_decay, float) and self.weight_decay == 0.0
 
-    def _stacked_scalars(self, layers, numbers, shared):
+    def _stacked_scalars(self, layers, numbers, norms, shared):
         learning_rate, weight_decay, step = numbers
         factors = [layer.learning_rate_multiplier for layer in layers]
         decays = [float(layer.decays) for layer in layers]
@@ -335,6 +345,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             base_learning_rate=learning_rate,
             weight_decay=weight_decay * ops.convert_to_tensor(decays, dtype=dtype),
             step=step,
+            norms=norms,
             shared=shared,
         )
 
