@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -256,8 +255,7 @@ def fetch_sdist(cache):
 
 def prepare_source(sdist, folder, nccl):
     """Unpacks the source and makes its XLA file fit this TensorFlow; returns (source, CXXFLAGS)."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(sdist, folder)  # its checksum was checked
     source = folder / f"horovod-{VERSION}"
     if nccl:
         _mend_xla_source(source / _XLA_SOURCE)
