@@ -14,13 +14,14 @@ The hooks of a rule
 `shared_slot_names`  names of the scalar state variables of the whole optimizer.
 `input_norms`        which of "weight" and "gradient" the ratio needs. They are taken outside
                      the compiled call, where TensorFlow's reduction uses all cores.
+`measured_names`     the names of the tensors that `direction` hands over to be measured.
 
 `direction(layer, w, g, slots, s)` → (new_slots, measured)
     The part before the ratio is known. `new_slots` is a dict of the slots that change here;
     `measured` a dict from names to tensors whose norms the ratio needs ("update", say).
 `ratios(norms, s)` → ratios
     The ratios of all layers at once, from `tf_lars.optimizers.trust_ratio`. `norms` maps the
-    names of `input_norms` and of `measured` to vectors [K]; so are the entries of `s`. The
+    names of `input_norms` and `measured_names` to vectors [K]; so are the entries of `s`. The
     result is a vector [K], or [K, n] for a rule with n ratios a layer. The base puts 1 for layers
     that do not adapt.
 `step(layer, w, g, slots, measured, ratio, s)` → (new_w, new_slots)
@@ -41,6 +42,7 @@ and hold no state of their own.
 """
 
 import dataclasses
+import math
 
 import keras
 from keras import ops
@@ -91,6 +93,11 @@ def decayed(w, g, weight_decay):
     return g if weight_decay is None else g + weight_decay * w
 
 
+def bias_correction(beta, step):
+    """1 − βᵗ; `expm1` keeps the digits that 1 − 0.999 would lose in float32."""
+    return -ops.expm1(step * math.log(beta)) if beta else ops.ones_like(step)
+
+
 class LayerwiseOptimizer(keras.optimizers.Optimizer):
     """Base of the layer-wise adaptive optimizers; see the module's docstring for its hooks.
 
@@ -115,6 +122,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     scalar_slot_names = ()
     shared_slot_names = ()
     input_norms = ("weight", "gradient")
+    measured_names = ()
 
     def __init__(
         self,
@@ -132,7 +140,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         )
         self.weight_decay = arguments.rate("weight_decay", weight_decay)
         self.jit_compile = arguments.choice("jit_compile", jit_compile, ("auto", True, False))
-        self.master_weights = arguments.choice("master_weights", master_weights, (True, False))
+        self.master_weights = arguments.flag("master_weights", master_weights)
         self._masks = masks.Masks(
             exclude_from_weight_decay, exclude_from_layer_adaptation, learning_rate_multipliers
         )

@@ -35,6 +35,13 @@ def lamb(weight_norm, update_norm, min_weight_norm=None, max_weight_norm=None):
     return guarded_ratio(numerator, update_norm, weight_norm, update_norm)
 
 
+def reciprocal(norm, epsilon=0.0, of_zero=0.0):
+    """1/(norm + ε), and `of_zero` where the norm is zero."""
+    usable = norm > 0
+    safe = ops.where(usable, norm + epsilon, ops.ones_like(norm))
+    return ops.where(usable, 1.0 / safe, of_zero * ops.ones_like(norm))
+
+
 def larc_clipped(ratio, learning_rate):
     """min(λ/γ, 1): a layer's own rate never exceeds γ (apex's LARC, timm's `trust_clip`)."""
     positive = learning_rate > 0
