@@ -10,17 +10,17 @@ differ between ranks as soon as one of them has built an extra layer.
 import dataclasses
 import hashlib
 import os
-import weakref
+import warnings
 
 import horovod.tensorflow as horovod
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from tf_lars.horovod.names import unique_name
 from tf_lars.horovod.variables import tf_variable
 
 _OPS = {horovod.Average: "Average", horovod.Sum: "Sum", horovod.Adasum: "Adasum"}
 _WIRE_TYPES = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64, tf.uint8, tf.int8)
-_uses = weakref.WeakKeyDictionary()  # root graph -> {name: times it was used in it}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,9 +39,6 @@ class Reduction:
     scale_local_gradients: bool = True
     overlap: bool = False
     local: set = dataclasses.field(default_factory=set)
-
-    def __post_init__(self):
-        _check(self)
 
     def register_local(self, variable):
         """Takes a variable out of the reduction: each rank keeps its own gradient of it."""
@@ -93,7 +90,7 @@ class Reduction:
     def _local_gradient(self, gradient):
         if not self.scale_local_gradients:
             return gradient
-        return _scaled(gradient, 1 / self._size(gradient.dtype))
+        return scaled(gradient, 1 / self._size(gradient.dtype))
 
     def _size(self, dtype):
         """The number of ranks; asked for at every step in elastic jobs, where it changes."""
@@ -115,7 +112,7 @@ class Reduction:
             groups = [
                 dense[len(dense) * k // count : len(dense) * (k + 1) // count] for k in range(count)
             ]
-        elif self.overlap:
+        elif self.overlap and not tf.executing_eagerly():
             groups = [[i] for i in dense]
         else:
             groups = [dense]
@@ -139,7 +136,7 @@ class Reduction:
         name = self._unique_name("dense", tensors)
         if self.op == horovod.Adasum or len(tensors) == 1:
             reduced = [
-                horovod.allreduce(tensor, name=f"{name}.{k}", **options)
+                horovod.allreduce(tensor, name=name and f"{name}.{k}", **options)
                 for k, tensor in enumerate(tensors)
             ]
         else:
@@ -160,9 +157,9 @@ class Reduction:
                 s.values if dtype in _WIRE_TYPES else tf.cast(s.values, tf.float32) for s in slices
             ]
             packed, contexts = zip(*map(self.compression.compress, values), strict=True)
-            values = horovod.grouped_allgather(packed, f"{name}.values", **options)
+            values = horovod.grouped_allgather(packed, name and f"{name}.values", **options)
             indices = horovod.grouped_allgather(
-                [s.indices for s in slices], f"{name}.indices", **options
+                [s.indices for s in slices], name and f"{name}.indices", **options
             )
             values = map(self.compression.decompress, values, contexts)
             if self.op == horovod.Average:
@@ -174,14 +171,31 @@ class Reduction:
 
     def _unique_name(self, kind, tensors):
         """A name that is the same on every rank, and unlike any other in the graph being built."""
+        if tf.executing_eagerly():
+            return None  # one operation after the other: they cannot be mistaken
         content = ";".join(f"{tensor.dtype.name}{tensor.shape}" for tensor in tensors)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         name = f"{self.name or 'tf_lars'}.{kind}.{digest}.{self.process_set.process_set_id}"
-        if tf.executing_eagerly():
-            return name
-        names = _uses.setdefault(_root_graph(), {})
-        names[name] = names.get(name, -1) + 1
-        return f"{name}.{names[name]}"
+        return unique_name(name)
+
+
+def make_reduction(num_groups=0, overlap="auto", **settings):
+    """A `Reduction` with its settings checked, before any collective.
+
+    Raises:
+        ValueError: for a setting out of range or one that does not go with another.
+    """
+    if num_groups:
+        warnings.warn("num_groups is called groups now", DeprecationWarning, stacklevel=3)
+        if settings.get("groups") is None:
+            settings["groups"] = num_groups
+    if overlap not in ("auto", True, False):
+        raise ValueError(f'overlap must be "auto", True or False, not {overlap!r}')
+    if overlap == "auto":
+        overlap = bool(tf.config.list_physical_devices("GPU"))
+    reduction = Reduction(overlap=overlap, **settings)
+    _check(reduction)
+    return reduction
 
 
 def _check(settings):
@@ -230,14 +244,8 @@ def _ref(variable):
     return tf_variable(variable).ref()
 
 
-def _root_graph():
-    graph = tf.compat.v1.get_default_graph()
-    while getattr(graph, "outer_graph", None) is not None:
-        graph = graph.outer_graph
-    return graph
-
-
-def _scaled(gradient, factor):
+def scaled(gradient, factor):
+    """A gradient, dense or sparse, times a factor."""
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
     return gradient * factor
