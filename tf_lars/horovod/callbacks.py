@@ -6,8 +6,22 @@ import horovod.tensorflow as horovod
 import keras
 import tensorflow as tf
 
+from tf_lars.horovod.learning_rate import (
+    LearningRateScheduleCallback,
+    LearningRateWarmupCallback,
+)
 from tf_lars.horovod.metrics import MetricSnapshot
-from tf_lars.horovod.variables import broadcast_variables, tf_variable
+from tf_lars.horovod.variables import average_variables, broadcast_variables, tf_variable
+
+__all__ = [
+    "BatchNormAverageCallback",
+    "BestModelCheckpoint",
+    "BroadcastGlobalVariablesCallback",
+    "LearningRateScheduleCallback",
+    "LearningRateWarmupCallback",
+    "MetricAverageCallback",
+    "average_batch_norm_statistics",
+]
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
@@ -151,3 +165,104 @@ class MetricAverageCallback(keras.callbacks.Callback):
             logs.update(train.averaged(train_logs, f"{name}.train", self.process_set))
             means = validation.averaged(val_logs, f"{name}.validation", self.process_set)
         logs.update((f"val_{key}", mean) for key, mean in means.items())
+
+
+def average_batch_norm_statistics(model, process_set=horovod.global_process_set):
+    """Gives every rank the mean over the ranks of the moving means and variances of `model`.
+
+    Each rank's batch normalization sees its own rows, so these drift apart although all trained
+    weights agree, and what rank 0 evaluates or saves is one rank's. A collective call: every rank.
+
+    Args:
+        model: a `keras.Model`; its layers with `moving_mean` and `moving_variance` are averaged.
+        process_set: the ranks that take part.
+    """
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "moving_variance")]
+    statistics = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
+    average_variables(statistics, process_set)
+
+
+class BatchNormAverageCallback(keras.callbacks.Callback):
+    """Averages batch-normalization statistics over the ranks before evaluation and saving.
+
+    It acts before every evaluation and at the end of every epoch, so it stands before callbacks
+    that save. Not needed for `hvd.SyncBatchNormalization`, whose statistics agree.
+
+    Args:
+        process_set: the ranks that take part.
+
+    Example:
+        >>> callbacks = [hvd.callbacks.BatchNormAverageCallback()]
+        >>> model.fit(x, y, validation_data=(vx, vy), callbacks=callbacks)
+        >>> model.evaluate(vx, vy, callbacks=callbacks)
+    """
+
+    def __init__(self, process_set=horovod.global_process_set):
+        super().__init__()
+        self.process_set = process_set
+
+    def on_test_begin(self, logs=None):
+        average_batch_norm_statistics(self.model, self.process_set)
+
+    def on_epoch_end(self, epoch, logs=None):
+        average_batch_norm_statistics(self.model, self.process_set)
+
+
+class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Saves the best model so far: rank 0 decides and writes, and all ranks wait for it.
+
+    It goes on every rank, after `MetricAverageCallback`, so that the best is that of all ranks.
+
+    Args:
+        monitor, verbose, save_weights_only, mode, save_freq: as of `keras.callbacks.
+            ModelCheckpoint`.
+        filepath: where to save, ending in `.keras` or `.weights.h5`; Horovod's constructor has
+            none, so it may also be set as an attribute before training.
+
+    Raises:
+        ValueError: if `fit` begins without a `filepath`.
+        RuntimeError: on the other ranks when rank 0 could not write.
+
+    Example:
+        >>> hvd.callbacks.BestModelCheckpoint(monitor="val_accuracy", filepath="best.keras")
+    """
+
+    def __init__(
+        self,
+        monitor="val_loss",
+        verbose=0,
+        save_weights_only=False,
+        mode="auto",
+        save_freq="epoch",
+        filepath=None,
+    ):
+        super().__init__(
+            filepath=filepath or ("unset.weights.h5" if save_weights_only else "unset.keras"),
+            monitor=monitor,
+            verbose=verbose,
+            save_best_only=True,
+            save_weights_only=save_weights_only,
+            mode=mode,
+            save_freq=save_freq,
+        )
+        self.filepath = filepath and self.filepath
+
+    def on_train_begin(self, logs=None):
+        if not self.filepath:
+            raise ValueError("BestModelCheckpoint needs a filepath: pass it or set the attribute")
+
+    def _save_model(self, epoch, batch, logs):
+        error = None
+        if horovod.rank() == 0:
+            try:
+                super()._save_model(epoch, batch, logs)
+            except Exception as raised:
+                error = raised
+        self.best, failure = horovod.broadcast_object(
+            (self.best, error and f"{type(error).__name__}: {error}"),
+            name="tf_lars.best_model_checkpoint",
+        )
+        if error is not None:
+            raise error
+        if failure:
+            raise RuntimeError(f"rank 0 could not save {self.filepath}: {failure}")
