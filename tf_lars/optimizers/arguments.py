@@ -31,6 +31,11 @@ def choice(name, value, allowed):
     return value
 
 
+def flag(name, value):
+    """`value` if it is True or False."""
+    return choice(name, value, (True, False))
+
+
 def bounds(names, minimum, maximum):
     """Two optional non-negative numbers in order."""
     low = None if minimum is None else number(names[0], minimum, 0)

@@ -38,6 +38,8 @@ def place(vector_variable, layers, values):
 class Program:
     """Reads, updates and assigns with `keras.ops`, uncompiled."""
 
+    norm = staticmethod(l2_norm)
+
     def __init__(self, optimizer, plan):
         self.optimizer = optimizer
         self.plan = plan
@@ -47,7 +49,7 @@ class Program:
         optimizer = self.optimizer
 
         def update(weights, grads, slots, given, numbers, shared):
-            norms = optimizer.norms_of_inputs(layers, weights, grads, slots, l2_norm)
+            norms = optimizer.norms_of_inputs(layers, weights, grads, slots, self.norm)
             return optimizer.updated(
                 layers, weights, grads, slots, {**norms, **given}, numbers, shared
             )
@@ -71,6 +73,12 @@ class Program:
             self.plan.shared[name].assign(value)
         for name, variable in self.plan.telemetry.items():
             variable.assign(place(variable, layers, telemetry[name]))
+
+    def overwrite(self, variables, values):
+        """Assign copies of the values: an array must not stand behind two variables."""
+        for variable, value in zip(variables, values, strict=True):
+            if value is not None:
+                variable.assign(ops.copy(ops.convert_to_tensor(value)))
 
 
 def _values(variables):

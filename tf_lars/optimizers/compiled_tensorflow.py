@@ -9,13 +9,20 @@ from tf_lars.optimizers.compiled import place
 class TensorFlowProgram:
     """Updates the variables in place on every device of the distribution strategy."""
 
+    @staticmethod
+    def norm(x):
+        """The L2 norm of a whole tensor; TensorFlow's own kernel uses all cores."""
+        return tf.sqrt(2.0 * tf.nn.l2_loss(x))
+
     def __init__(self, optimizer, plan):
         self.optimizer = optimizer
         self.plan = plan
         self._compiled = {}
 
     def run(self, layers, grads, variables, numbers, given):
-        optimizer = self.optimizer
+        optimizer, replicas = self.optimizer, tf.distribute.get_replica_context()
+        if given and replicas is not None:
+            given = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, given)
         variables = [_native(variable) for variable in variables]
         pairs = optimizer._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
         state = (
@@ -44,9 +51,21 @@ class TensorFlowProgram:
             given,
         )
 
+    def overwrite(self, variables, values):
+        """Assign the values on every device."""
+
+        def on_one_device(variable, value):
+            variable.assign(tf.cast(value, variable.dtype))
+
+        for variable, value in zip(variables, values, strict=True):
+            if value is not None:
+                self.optimizer._distribution_strategy.extended.update(
+                    _native(variable), on_one_device, args=(_native(value),), group=False
+                )
+
     def _update(self, layers, variables, state, grads, numbers, given):
         slots = state[0]
-        norms = self.optimizer.norms_of_inputs(layers, variables, grads, slots, threaded_norm)
+        norms = self.optimizer.norms_of_inputs(layers, variables, grads, slots, self.norm)
         update = self._assigning_update(layers)
         update(variables, state, grads, {**norms, **given}, numbers)
 
@@ -82,11 +101,6 @@ class TensorFlowProgram:
                 variable.assign(place(variable, layers, new_telemetry[name]))
 
         return update
-
-
-def threaded_norm(x):
-    """The L2 norm of a whole tensor; TensorFlow's own kernel uses all cores."""
-    return tf.sqrt(2.0 * tf.nn.l2_loss(x))
 
 
 def _native(variable):

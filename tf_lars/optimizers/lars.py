@@ -91,17 +91,15 @@ class LARS(LayerwiseOptimizer):
             **keras_optimizer_arguments,
         )
         self.momentum = arguments.number("momentum", momentum, 0, 1, open_maximum=True)
-        self.nesterov = arguments.choice("nesterov", nesterov, (True, False))
+        self.nesterov = arguments.flag("nesterov", nesterov)
         self.trust_coefficient = arguments.number(
             "trust_coefficient", trust_coefficient, 0, open_minimum=True
         )
         self.epsilon = arguments.number("epsilon", epsilon, 0)
         self.momentum_rule = arguments.choice("momentum_rule", momentum_rule, MOMENTUM_RULES)
         self.denominator = arguments.choice("denominator", denominator, DENOMINATORS)
-        self.trust_clip = arguments.choice("trust_clip", trust_clip, (True, False))
-        self.momentum_correction = arguments.choice(
-            "momentum_correction", momentum_correction, (True, False)
-        )
+        self.trust_clip = arguments.flag("trust_clip", trust_clip)
+        self.momentum_correction = arguments.flag("momentum_correction", momentum_correction)
         if momentum_correction and momentum_rule != "scaled":
             raise ValueError(
                 f"momentum_correction=True needs momentum_rule='scaled', not {momentum_rule!r}: "
@@ -119,6 +117,12 @@ class LARS(LayerwiseOptimizer):
     def input_norms(self):
         uses_gradient = self.momentum_rule != "update_norm" and self.denominator == "sum"
         return ("weight", "gradient") if uses_gradient else ("weight",)
+
+    @property
+    def measured_names(self):
+        if self.momentum_rule == "update_norm":
+            return ("update",)
+        return ("decayed_gradient",) if self.denominator == "joint" else ()
 
     def direction(self, layer, w, g, slots, s):
         d = decayed(w, g, s.weight_decay)

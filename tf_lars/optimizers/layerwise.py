@@ -110,6 +110,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         learning_rate_multipliers: a dict from regular expressions on variable paths (or "1d") to
             factors of the learning rate; the first match counts.
         master_weights: keep a float32 copy of float16 and bfloat16 variables and update that.
+        record_gradient_norms: take ‖g‖ for `gradient_norms` where the rule does not need it, at
+            the price of one more pass over the gradients.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
         **keras_optimizer_arguments: clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
             ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name.
@@ -132,6 +134,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         exclude_from_layer_adaptation="1d",
         learning_rate_multipliers=None,
         master_weights=False,
+        record_gradient_norms=False,
         jit_compile="auto",
         **keras_optimizer_arguments,
     ):
@@ -141,6 +144,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self.weight_decay = arguments.rate("weight_decay", weight_decay)
         self.jit_compile = arguments.choice("jit_compile", jit_compile, ("auto", True, False))
         self.master_weights = arguments.flag("master_weights", master_weights)
+        self.record_gradient_norms = arguments.flag("record_gradient_norms", record_gradient_norms)
         self._masks = masks.Masks(
             exclude_from_weight_decay, exclude_from_layer_adaptation, learning_rate_multipliers
         )
@@ -201,7 +205,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 name: self.add_variable(
                     (len(layers),), name=name, dtype="float32", aggregation="only_first_replica"
                 )
-                for name in ("trust_ratio", *self.recorded_norms())
+                for name in ("trust_ratio", *self.taken_norms(), *self.measured_names)
             },
         )
         self._program = make_program(self, self._plan)
@@ -210,9 +214,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """For each variable a dict of decays, adapts and learning_rate_multiplier."""
         return self._masks.resolve(variables)
 
-    def recorded_norms(self):
-        """The names of the norms that are kept for `norms`: those that the ratio needs."""
-        return self.input_norms
+    def taken_norms(self):
+        """The norms that are taken outside the compiled call: the rule's and the recorded one."""
+        extra = self.record_gradient_norms and "gradient" not in self.input_norms
+        return (*self.input_norms, "gradient") if extra else self.input_norms
 
     def _create_slots(self, variable):
         slots = {
@@ -241,23 +246,30 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 up rows that occur twice before anything is squared.
             trainable_variables: the variables; may be left out once the optimizer is built.
         """
-        super().apply([_dense(gradient) for gradient in grads], trainable_variables)
+        super().apply([dense_gradient(gradient) for gradient in grads], trainable_variables)
 
     def _apply_weight_decay(self, variables):
         """Nothing: the decay is part of each rule."""
 
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        """As Keras's, but right for half precision variables, whose averages are float32."""
+        self._program.overwrite(trainable_variables, self._model_variables_moving_average)
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        layers = tuple(
-            self._plan.layers[self._get_variable_index(variable)]
-            for variable in trainable_variables
-        )
+        layers = self._layers_of(trainable_variables)
+        numbers = self._numbers(learning_rate)
+        self._program.run(layers, grads, trainable_variables, numbers, self.given_norms(layers))
+
+    def _layers_of(self, variables):
+        return tuple(self._plan.layers[self._get_variable_index(v)] for v in variables)
+
+    def _numbers(self, learning_rate):
         dtype = self._plan.vector_dtype
-        numbers = (
+        return (
             ops.cast(learning_rate, dtype),
             ops.cast(self._current_weight_decay(), dtype),
             ops.cast(self.iterations + 1, dtype),
         )
-        self._program.run(layers, grads, trainable_variables, numbers, self.given_norms(layers))
 
     def given_norms(self, layers):
         """Vectors [K] that reach `ratios` beside the measured norms; none by default."""
@@ -270,13 +282,13 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return decay() if callable(decay) else decay
 
     def norms_of_inputs(self, layers, weights, grads, slots, norm):
-        """The vectors [K] of the norms named in `input_norms`, each taken by `norm`."""
-        taken = {}
-        if "weight" in self.input_norms:
+        """The vectors [K] of `taken_norms`, each norm taken by `norm`."""
+        names, taken = self.taken_norms(), {}
+        if "weight" in names:
             taken["weight"] = [
                 norm(current_weight(*each)) for each in zip(layers, weights, slots, strict=True)
             ]
-        if "gradient" in self.input_norms:
+        if "gradient" in names:
             taken["gradient"] = [norm(g) for g in grads]
         return {
             name: ops.stack([ops.cast(value, self._plan.vector_dtype) for value in values])
@@ -290,7 +302,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             layers: the `Layer`s.
             weights, grads: tensors, one for each layer.
             slots: a dict of tensors for each layer.
-            input_norms: a dict of vectors [K] for the names in `input_norms`.
+            input_norms: a dict of vectors [K]: `taken_norms` and `given_norms`.
             numbers: (γ, β, step).
             shared: a dict of the shared slots.
 
@@ -324,7 +336,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 changed[k]["master"] = w
             new_weights.append(ops.cast(w, layer.dtype))
         first = ratios if len(ratios.shape) == 1 else ratios[:, 0]
-        telemetry = {"trust_ratio": first, **{name: norms[name] for name in self.recorded_norms()}}
+        recorded = (*self.taken_norms(), *self.measured_names)
+        telemetry = {"trust_ratio": first, **{name: norms[name] for name in recorded}}
         return new_weights, changed, self.shared_update(stacked), telemetry
 
     def _layer_scalars(self, layer, numbers, norms, shared):
@@ -387,12 +400,26 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def gradient_norms(self):
-        """The last step's ‖g‖, as clipped, of each variable: a dict from path to tensor."""
+        """The last step's ‖g‖, as clipped, of each variable: a dict from path to tensor.
+
+        Raises:
+            ValueError: this rule does not need ‖g‖ and `record_gradient_norms` is off.
+        """
         return self._by_path("gradient")
+
+    @property
+    def update_norms(self):
+        """The last step's norm of what the ratio divides by, ‖u‖ or ‖g + βw‖, of each variable."""
+        return self._by_path(*self.measured_names or ("gradient",))
 
     def _by_path(self, name):
         if not self.built:
             raise ValueError(f"{type(self).__name__} is not built yet: it has made no step.")
+        if name not in self._plan.telemetry:
+            raise ValueError(
+                f"{type(self).__name__} does not take the {name} norms for its ratio; "
+                "record_gradient_norms=True has them recorded."
+            )
         values = ops.convert_to_tensor(self._plan.telemetry[name])
         return {layer.path: values[layer.index] for layer in self._plan.layers}
 
@@ -410,6 +437,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         config["weight_decay"] = arguments.serialised_rate("weight_decay", self.weight_decay)
         config.update(self._masks.get_config())
         config["master_weights"] = self.master_weights
+        config["record_gradient_norms"] = self.record_gradient_norms
         config["jit_compile"] = self.jit_compile
         return config
 
@@ -419,7 +447,7 @@ def _at_least_float32(dtype):
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
-def _dense(gradient):
+def dense_gradient(gradient):
     """The gradient as a dense tensor of at least float32."""
     if gradient is None:
         return None

@@ -76,6 +76,53 @@ PRESETS = {
             "η 0.02 and λ ← min(λ/γ, 1)",
         ),
     },
+    "LAMB": {
+        "paper": Preset(
+            {"weight_decay": 0.01, **_NO_EXCLUSIONS},
+            "You et al. 2019, arXiv 1904.00962, Algorithm 2",
+            "every variable decays and adapts",
+        ),
+        "nvlamb": Preset(
+            {"weight_decay": 0.01, "global_clipnorm": 1.0, "exclude_from_layer_adaptation": None},
+            "NVIDIA/apex, apex/optimizers/fused_lamb.py with use_nvlamb=True",
+            "gradients clipped to a global norm of 1; 1-D variables do not decay but adapt",
+        ),
+        "keras": Preset(
+            {"epsilon": 1e-7, "decoupled_weight_decay": True, **_NO_EXCLUSIONS},
+            "keras.optimizers.Lamb",
+            "the decay stands outside the ratio; every variable adapts",
+        ),
+        "google_resnet50": Preset(
+            {
+                "weight_decay": 1.5,
+                "bias_correction": False,
+                "global_clipnorm": 1.0,
+                "exclude_from_weight_decay": ["(gamma|beta)$"],
+                "exclude_from_layer_adaptation": ["(gamma|beta)$"],
+            },
+            "github.com/fastalgo/imagenet_resnet50_lamb, optimization.py and run.sh",
+            "no bias correction, clipping to a global norm of 1, a decay of 1.5; BatchNorm "
+            "neither decays nor adapts, the last layer's bias does both",
+        ),
+        "optax": Preset(
+            _NO_EXCLUSIONS,
+            "google-deepmind/optax, optax.lamb defaults",
+            "no decay; every variable adapts",
+        ),
+        "timm": Preset(
+            {"weight_decay": 0.01, "global_clipnorm": 1.0},
+            "huggingface/pytorch-image-models, timm/optim/lamb.py",
+            "gradients clipped to a global norm of 1; 1-D variables neither decay nor adapt "
+            "(timm puts them in a group without decay, which does not adapt)",
+        ),
+    },
+    "CLARS": {
+        "paper": Preset(
+            {"weight_decay": 5e-4, "exclude_from_weight_decay": None},
+            "Huo, Gu, Huang 2020, arXiv 2002.01576, and its authors' code",
+            "the decay is kept on biases and norms, which do not adapt",
+        ),
+    },
 }
 
 
