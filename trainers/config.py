@@ -39,6 +39,9 @@ class TrainConfig:
     data_dir: str | None = _option("Where the data lies or is prepared, if not in a package.", None)
     global_batch_size: int = _option("Examples in one update, over all workers.", low=1)
 
+    random_shift: int = _option("Shift training images by up to this many pixels.", 0, low=0)
+    random_flip: bool = _option("Mirror training images at random.", False)
+
     # Model
     model: str = _option("Network to train.", choices=MODELS)
     label_smoothing: float = _option("Share of the target spread evenly.", 0.0, low=0.0, high=0.99)

@@ -7,6 +7,7 @@ import keras
 
 from tf_lars.training.callbacks import PreciseBatchNorm, batch_norm_layers
 from trainers import curves
+from trainers.data.augment import random_flip, random_shift
 from trainers.data.pipeline import training_data
 from trainers.data.sharding import SampleStream
 from trainers.derived import derive
@@ -126,7 +127,10 @@ def _open(run, config, plan, workers):
 
 def _fit(config, plan, dataset, workers, model, schedule, run):
     stream = SampleStream(plan.train_examples, config.seed)
-    batches = functools.partial(training_data, dataset, stream, plan.global_batch_size, workers)
+    augment = functools.partial(_augment, config)
+    batches = functools.partial(
+        training_data, dataset, stream, plan.global_batch_size, workers, augment
+    )
     prepare = functools.partial(_average_moving_statistics, model, workers)
     if plan.bn_updates:
         precise = PreciseBatchNorm(batches(steps=plan.bn_updates).cache(), workers.sum)
@@ -153,6 +157,11 @@ def _fit(config, plan, dataset, workers, model, schedule, run):
         shuffle=False,
     )
     return recorder, speed, divergence.diverged
+
+
+def _augment(config, images, seed):
+    images = random_shift(images, config.random_shift, seed)
+    return random_flip(images, [seed[1], seed[0]]) if config.random_flip else images
 
 
 def _synchronisation(workers):

@@ -119,8 +119,7 @@ def _join():
 
         hvd.init()
     except ImportError as error:
-        raise ConfigError(
-            f"{launched_rank_and_size()[1]} workers were started, and Horovod cannot be imported "
-            f"({error}). Install it: python -m tf_lars.horovod.build"
-        ) from error
+        if "tf_lars.horovod.build" not in str(error):
+            raise
+        raise ConfigError(f"{launched_rank_and_size()[1]} workers were started. {error}") from error
     return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), hvd)

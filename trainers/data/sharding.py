@@ -32,16 +32,17 @@ class SampleStream:
 
 
 def worker_batches(stream, global_batch, rank, size, first_step=0):
-    """Yields a worker's part [global_batch / size] of each global batch, without an end.
+    """Yields (k·size + rank, a worker's part [B / size] of global batch k) for k from `first_step`.
 
     Update k takes the positions k·B to (k+1)·B of the stream, and worker r the r-th of `size` equal
-    parts of them: the workers' parts are disjoint and together the global batch.
+    parts of them: the workers' parts are disjoint and together the global batch. The number in
+    front tells the parts of a run apart, to seed what is drawn for them.
     """
     local = global_batch // size
     step = first_step
     while True:
         batch = stream.indices(step * global_batch, (step + 1) * global_batch)
-        yield batch[rank * local : (rank + 1) * local]
+        yield step * size + rank, batch[rank * local : (rank + 1) * local]
         step += 1
 
 
@@ -55,6 +56,6 @@ def evaluation_batches(examples, batch, rank, size):
     batch = min(batch, share)
     padded = -(-share // batch) * batch
     positions = rank + size * np.arange(padded)
-    weights = ((positions < examples) & (np.arange(padded) < share)).astype(np.float32)
+    weights = (positions < examples).astype(np.float32)
     indices = np.where(weights > 0, positions, 0)
     return list(zip(indices.reshape(-1, batch), weights.reshape(-1, batch), strict=True))
