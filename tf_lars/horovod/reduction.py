@@ -82,6 +82,15 @@ class Reduction:
                 self._write(result, bundle, self._gather_sparse([result[i] for i in bundle]))
         return result
 
+    def sum(self, tensor):
+        """A small tensor of numbers (counts, statistics) summed over the ranks, uncompressed."""
+        if self.alone:
+            return tensor
+        name = self._unique_name("sum", [tensor])
+        return horovod.allreduce(
+            tensor, op=horovod.Sum, name=name, process_set=self.process_set, ignore_name_scope=True
+        )
+
     @staticmethod
     def _write(result, indices, values):
         for i, value in zip(indices, values, strict=True):
