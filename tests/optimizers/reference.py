@@ -11,6 +11,11 @@ def ratio_or_one(numerator, denominator, *norms):
     return numerator / denominator if all(n > 0 for n in norms) else 1.0
 
 
+def clip(value, low, high):
+    value = value if low is None else max(value, low)
+    return value if high is None else min(value, high)
+
+
 class ReferenceLARS:
     """One variable under LARS; `step` returns its new value."""
 
@@ -39,9 +44,7 @@ class ReferenceLARS:
             value = ratio_or_one(self.eta * w_norm, bottom, w_norm, g_norm)
         if self.clip:
             value = min(value / rate, 1.0) if rate > 0 else 1.0
-        low, high = self.bounds
-        value = value if low is None else max(value, low)
-        return value if high is None else min(value, high)
+        return clip(value, *self.bounds)
 
     def step(self, g, rate):
         g = np.asarray(g, np.float64)
@@ -64,3 +67,61 @@ class ReferenceLARS:
         self.v = self.mu * self.v + added
         self.w = self.w - factor * (self.mu * self.v + added if self.nesterov else self.v)
         return self.w
+
+
+class ReferenceCLARS(ReferenceLARS):
+    """CLARS without given mean norms: LARS "unscaled" with the joint denominator and a cap."""
+
+    def __init__(self, w, trust_coefficient=0.01, max_trust_ratio=0.1, epsilon=1e-6, **options):
+        super().__init__(
+            w, trust_coefficient=trust_coefficient, max_trust_ratio=max_trust_ratio,
+            epsilon=epsilon, momentum_rule="unscaled", denominator="joint", **options,
+        )  # fmt: skip
+
+
+class ReferenceLAMB:
+    """One variable under LAMB; `step` returns its new value."""
+
+    def __init__(
+        self, w, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.0, bias_correction=True,
+        grad_averaging=True, nesterov=False, decoupled_weight_decay=False, min_trust_ratio=None,
+        max_trust_ratio=None, min_weight_norm=None, max_weight_norm=None, decays=True, adapts=True,
+    ):  # fmt: skip
+        self.w = np.array(w, np.float64)
+        self.m, self.s, self.t = np.zeros_like(self.w), np.zeros_like(self.w), 0
+        self.beta = weight_decay if decays else 0.0
+        self.__dict__.update(
+            b1=beta_1, b2=beta_2, epsilon=epsilon, corrects=bias_correction,
+            averages=grad_averaging, nesterov=nesterov,
+            decoupled=decoupled_weight_decay, adapts=adapts,
+            ratio_bounds=(min_trust_ratio, max_trust_ratio),
+            norm_bounds=(min_weight_norm, max_weight_norm),
+        )  # fmt: skip
+
+    def corrected(self, x, beta, t):
+        return x / (1 - beta**t) if self.corrects else x
+
+    def step(self, g, rate):
+        g = np.asarray(g, np.float64)
+        self.t += 1
+        share = 1 - self.b1 if self.averages else 1.0
+        self.m = self.b1 * self.m + share * g
+        self.s = self.b2 * self.s + (1 - self.b2) * g**2
+        m_hat = self.corrected(self.m, self.b1, self.t)
+        if self.nesterov:
+            m_hat = self.b1 * self.corrected(self.m, self.b1, self.t + 1)
+            m_hat = m_hat + self.corrected(share * g, self.b1, self.t)
+        u = m_hat / (np.sqrt(self.corrected(self.s, self.b2, self.t)) + self.epsilon)
+        if self.decoupled:
+            self.w = self.w - rate * self.beta * self.w
+        else:
+            u = u + self.beta * self.w
+        self.w = self.w - rate * self.trust_ratio(u) * u
+        return self.w
+
+    def trust_ratio(self, u):
+        if not self.adapts:
+            return 1.0
+        w_norm, u_norm = norm(self.w), norm(u)
+        value = ratio_or_one(clip(w_norm, *self.norm_bounds), u_norm, w_norm, u_norm)
+        return clip(value, *self.ratio_bounds)
