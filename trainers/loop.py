@@ -1,12 +1,12 @@
 """One run, from its settings to its summary."""
 
 import functools
-import time
 
 import keras
 
 from tf_lars.training.callbacks import PreciseBatchNorm, batch_norm_layers
 from trainers import curves
+from trainers.checkpoints import Checkpoints, Saving
 from trainers.data.augment import random_flip, random_shift
 from trainers.data.pipeline import training_data
 from trainers.data.sharding import SampleStream
@@ -22,13 +22,16 @@ from trainers.schedules import LR_SCHEDULES
 
 
 def train(config, dataset, workers, began):
-    """Trains as `config` says and returns the run's summary, the same on every worker.
+    """Trains as `config` says, from where the run directory has got to.
 
     Args:
         config: a TrainConfig.
         dataset: its data set, loaded.
         workers: this worker's view of all workers.
         began: `time.time()` at the start of the process.
+
+    Returns:
+        The run's summary, the same on every worker; None if SIGTERM has stopped the run.
 
     Raises:
         ConfigError: the settings do not fit the data, the workers or the run directory.
@@ -37,18 +40,24 @@ def train(config, dataset, workers, began):
     run = RunDirectory(config.run_dir or default_folder(config))
     done = _open(run, config, plan, workers)
     if done is not None:
-        _say(workers, f"This run is finished: {_result(done, run)}")
+        _say(workers, f"This run is finished.\n{_result(done, run)}")
         return done
     model, schedule = build(config, plan, dataset, workers)
     _say(workers, describe(config, plan, dataset, model, run))
-    recorder, speed, diverged = _fit(config, plan, dataset, workers, model, schedule, run)
-    summary = summarise(plan, recorder.rows, speed, diverged, time.time() - began)
+    checkpoints = Checkpoints(run, model, workers)
+    progress = checkpoints.restore() or {"epoch": 0, "rows": []}
+    if progress["epoch"]:
+        _say(workers, f"Going on after epoch {progress['epoch']}")
+    recorder = Recorder(plan, schedule, began, progress["rows"], run if workers.rank == 0 else None)
+    speed, diverged, stopped = _fit(
+        config, plan, dataset, workers, model, checkpoints, recorder, progress["epoch"]
+    )
+    if stopped:
+        _say(workers, f"Stopped by SIGTERM. The same command goes on after epoch {stopped}.")
+        return None
+    summary = summarise(plan, recorder, speed, diverged)
     if workers.rank == 0:
-        size = f"batch {plan.global_batch_size}, {plan.world_size} workers"
-        title = f"{config.model} on {config.dataset}: {config.optimizer}, {size}"
-        run.write("curves.png", lambda path: curves.draw(recorder.rows, title, path))
-        run.write("final.keras", lambda path: _without_optimizer(model).save(path))
-        run.write_json("summary.json", summary)
+        _write_results(config, plan, model, recorder.rows, summary, run)
     _say(workers, _result(summary, run))
     return summary
 
@@ -94,8 +103,9 @@ def describe(config, plan, dataset, model, run):
     )
 
 
-def summarise(plan, rows, speed, diverged, wall_seconds):
+def summarise(plan, recorder, speed, diverged):
     """The content of summary.json."""
+    rows = recorder.rows
     accuracies = [row["val_top1"] for row in rows if "val_top1" in row]
     return {
         "final_top1": accuracies[-1] if accuracies else None,
@@ -105,7 +115,7 @@ def summarise(plan, rows, speed, diverged, wall_seconds):
         "epochs": rows[-1]["epoch"],
         "global_batch_size": plan.global_batch_size,
         "world_size": plan.world_size,
-        "wall_seconds": wall_seconds,
+        "wall_seconds": recorder.seconds(),
         "diverged": diverged,
     }
 
@@ -125,7 +135,8 @@ def _open(run, config, plan, workers):
     return done
 
 
-def _fit(config, plan, dataset, workers, model, schedule, run):
+def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epoch):
+    """Trains; gives the Speed, whether the loss diverged, and the epoch of a stop by SIGTERM."""
     stream = SampleStream(plan.train_examples, config.seed)
     augment = functools.partial(_augment, config)
     batches = functools.partial(
@@ -137,26 +148,36 @@ def _fit(config, plan, dataset, workers, model, schedule, run):
         precise.set_model(model)
         prepare = precise.update
     evaluator = Evaluator(model, dataset, plan.local_batch_size, workers)
-    writes = workers.rank == 0
     speed, divergence = Speed(plan.global_batch_size), Divergence()
-    recorder = Recorder(plan, schedule, run if writes else None)
+    saving = Saving(checkpoints, recorder, prepare)
     callbacks = [
         *_synchronisation(workers),
         speed,
         Evaluation(evaluator, prepare, plan.eval_every, config.epochs),
         divergence,
         recorder,
-        *([Progress(plan, config.epochs, config.progress, schedule)] if writes else []),
+        saving,
     ]
+    if workers.rank == 0:
+        callbacks.append(Progress(plan, config.epochs, config.progress, recorder.schedule))
     model.fit(
-        batches(),
+        batches(first_step=first_epoch * plan.steps_per_epoch),
+        initial_epoch=first_epoch,
         epochs=config.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         callbacks=callbacks,
         verbose=0,
         shuffle=False,
     )
-    return recorder, speed, divergence.diverged
+    return speed, divergence.diverged, saving.stopped_after
+
+
+def _write_results(config, plan, model, rows, summary, run):
+    size = f"batch {plan.global_batch_size}, workers {plan.world_size}"
+    title = f"{config.model} on {config.dataset}: {config.optimizer}, {size}"
+    run.write("curves.png", lambda path: curves.draw(rows, title, path))
+    run.write("final.keras", lambda path: _without_optimizer(model).save(path))
+    run.write_json("summary.json", summary)  # the last: it says that the run is finished
 
 
 def _augment(config, images, seed):

@@ -90,16 +90,21 @@ class Recorder(keras.callbacks.Callback):
     Args:
         plan: the run's Plan.
         schedule: the learning-rate schedule.
-        run: the RunDirectory on the worker that writes, None on the others.
+        began: `time.time()` at the start of the process.
         rows: the rows of the epochs that are done already.
+        run: the RunDirectory on the worker that writes, None on the others.
     """
 
-    def __init__(self, plan, schedule, run=None, rows=()):
+    def __init__(self, plan, schedule, began, rows=(), run=None):
         super().__init__()
         self.plan, self.schedule, self.run = plan, schedule, run
         self.rows = list(rows)
-        self._began = time.monotonic()
+        self._began = began - (self.rows[-1]["seconds"] if self.rows else 0.0)
         self._board = run and tf.summary.create_file_writer(str(run.path("tensorboard")))
+
+    def seconds(self):
+        """Seconds that the run has taken, those of earlier starts with it."""
+        return time.time() - self._began
 
     def on_epoch_end(self, epoch, logs=None):
         updates = (epoch + 1) * self.plan.steps_per_epoch
@@ -108,7 +113,7 @@ class Recorder(keras.callbacks.Callback):
             "updates": updates,
             "learning_rate": float(self.schedule(updates - 1)),
             **{name: _number(value) for name, value in logs.items()},
-            "seconds": time.monotonic() - self._began,
+            "seconds": self.seconds(),
         }
         self.rows.append(row)
         if self.run is not None:

@@ -1,7 +1,7 @@
 """Trains a network: `python -m trainers.train --flagfile=configs/NAME.flags [--flag=value …]`.
 
 The same line behind `horovodrun -np N` trains it on N workers. Exit codes: 0 trained, 2 the
-settings cannot work, 3 the loss diverged.
+settings cannot work, 3 the loss diverged, 75 stopped by SIGTERM: the same command goes on.
 """
 
 import sys
@@ -14,7 +14,7 @@ from trainers import flags, startup
 from trainers.data import DATASETS
 from trainers.errors import ConfigError
 
-BAD_SETTINGS, DIVERGED = 2, 3
+BAD_SETTINGS, DIVERGED, STOPPED = 2, 3, 75
 _BEGAN = time.time()
 
 absl_flags.adopt_module_key_flags(flags)
@@ -27,6 +27,8 @@ def train(argv):
     from trainers import loop  # loads Keras, so it waits until the flags are known to be good
 
     summary = loop.train(config, dataset, workers, _BEGAN)
+    if summary is None:
+        return STOPPED
     return DIVERGED if summary["diverged"] else 0
 
 
