@@ -46,11 +46,17 @@ def _compile(original):
     def compile(self, *args, experimental_run_tf_function=None, **kwargs):
         # Horovod's examples for Keras 2 had to pass experimental_run_tf_function=False.
         original(self, *args, **kwargs)
-        self.__dict__.pop("train_step", None)  # of an earlier compile
-        if isinstance(self.optimizer, Distributed) and self.jit_compile:
-            _run_in_parts(self)
+        adapt(self)
 
     return compile
+
+
+def adapt(model):
+    """Makes a model's step fit its optimizer, after `compile` or a change of the optimizer."""
+    if hasattr(model.__dict__.get("train_step"), "in_parts"):
+        del model.__dict__["train_step"]
+    if isinstance(model.optimizer, Distributed) and model.jit_compile:
+        _run_in_parts(model)
 
 
 def _run_in_parts(model):
@@ -73,4 +79,5 @@ def _run_in_parts(model):
         optimizer.apply(gradients, model.trainable_weights)
         return logs
 
+    train_step.in_parts = True
     model.__dict__["train_step"] = train_step
