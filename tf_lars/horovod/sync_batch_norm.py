@@ -135,16 +135,21 @@ def synchronized_moments(x, weights, axes, name, process_set):
 
     @tf.custom_gradient
     def moments(x):
-        counted = x if weights is None else tf.where(weights > 0, x, 0)
-        channels = tf.reduce_sum(tf.ones_like(x) if weights is None else weights, axes)
-        own_count = tf.cast(channels, tf.float64)
-        own_mean = tf.math.divide_no_nan(tf.reduce_sum(counted, axes), channels)
-        deviation = tf.square(x - along_channels(own_mean))
-        if weights is not None:
-            deviation = tf.where(weights > 0, deviation, 0)
-        own_squares = tf.cast(tf.reduce_sum(deviation, axes), tf.float64)
-        own_mean = tf.cast(own_mean, tf.float64)
-        sums = [own_count[:1], own_count * own_mean, own_squares + own_count * own_mean**2]
+        def counted(values):
+            return values if weights is None else tf.where(weights > 0, values, 0)
+
+        def total(values):
+            return tf.cast(tf.reduce_sum(values, axes), tf.float64)
+
+        own_count = total(tf.ones_like(x) if weights is None else weights)
+        # A mean in the type of `x` is rounded: sums of the deviations from it, both accurate in
+        # that type, give the sums of x and x² in float64.
+        center = tf.cast(tf.math.divide_no_nan(total(counted(x)), own_count), x.dtype)
+        deviation = counted(x - along_channels(center))
+        center, rest = tf.cast(center, tf.float64), total(deviation)
+        own_first = own_count * center + rest
+        own_second = total(tf.square(deviation)) + 2 * center * rest + own_count * center**2
+        sums = [own_count[:1], own_first, own_second]
         count, first, second = summed(sums, "forward")
         mean = tf.math.divide_no_nan(first, count)
         variance = tf.maximum(tf.math.divide_no_nan(second, count) - mean**2, 0)
