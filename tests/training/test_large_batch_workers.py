@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests import workers
+from tests.training import oracle
 from tests.training.models import assert_same_weights, data, large, plain
 
 pytest.importorskip("horovod", reason="needs Horovod: python -m tf_lars.horovod.build")
@@ -109,3 +110,44 @@ def test_jit_compile_compiles_the_micro_batch_and_reduces_outside():
     fit(parts, *own_rows(x, y, 64, 32), 32, 3)
     assert parts._large_batch.jit_compile
     assert_same_weights(whole, parts)
+
+
+@job.check
+def test_statistics_are_over_micro_batches_and_workers():
+    import tf_lars.horovod as hvd
+
+    x, y = data(96)
+    model = large(16, hvd.DistributedOptimizer(keras.optimizers.SGD(0.0)))
+    recorder = oracle.Recorder(len(model.trainable_variables))
+    fit(model, *own_rows(x, y, 96, 64), 64 if hvd.rank() == 0 else 32, 1, callbacks=[recorder])
+    whole = oracle.norms(oracle.gradient(model, x, y))
+    parts = oracle.part_norms(model, x, y, 16)
+    own = [
+        oracle.norms(oracle.gradient(model, *own)) for own in ((x[:64], y[:64]), (x[64:], y[64:]))
+    ]
+    close = lambda name, value: np.testing.assert_allclose(recorder[name], value, rtol=1e-4)  # noqa: E731
+    close("squared_norm", whole**2)
+    close("mean_norm", parts.mean(0))
+    close("mean_squared_norm", (parts**2).mean(0))
+    close("mean_worker_norm", (2 * own[0] + own[1]) / 3)
+    assert (recorder["batch"], recorder["parts"], recorder["workers"]) == (96, 6, 2)
+
+
+@job.check
+def test_clars_takes_its_norms_from_workers_and_from_probes_on_all_of_them():
+    import tf_lars.horovod as hvd
+    from tf_lars.optimizers import CLARS
+    from tf_lars.training.mean_norms import PerExampleNorms
+
+    x, y = data(64)
+    own = own_rows(x, y, 64, 32)
+    halves = np.concatenate([np.arange(4), 32 + np.arange(4)])
+    for source, rows, size in (("worker", slice(None), 32), (PerExampleNorms(4, 3), halves, 1)):
+        optimizer = CLARS(0.1, max_trust_ratio=None)
+        model = large(None, hvd.DistributedOptimizer(optimizer), mean_norms=source)
+        first = model.trainable_variables[0]
+        norm = np.linalg.norm(np.array(first))
+        parts = oracle.part_norms(model, x[rows], y[rows], size)
+        fit(model, *own, 32, 1)
+        expected = 0.01 * norm / parts.mean(0)[0]
+        np.testing.assert_allclose(float(optimizer.trust_ratios[first.path]), expected, rtol=1e-4)
