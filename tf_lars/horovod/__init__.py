@@ -11,7 +11,7 @@ import importlib
 _MODULES = ("callbacks", "elastic")
 _HOMES = {
     "horovod.tensorflow": (  # what needs no change
-        *("init", "shutdown", "is_initialized", "start_timeline", "stop_timeline", "join"),
+        *("shutdown", "is_initialized", "start_timeline", "stop_timeline", "join"),
         *("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size"),
         *("rank_op", "size_op", "local_rank_op", "local_size_op", "process_set_included_op"),
         *("is_homogeneous", "mpi_threads_supported", "mpi_enabled", "mpi_built", "gloo_enabled"),
@@ -19,6 +19,7 @@ _HOMES = {
         *("ProcessSet", "global_process_set", "add_process_set", "remove_process_set"),
         *("Average", "Sum", "Adasum", "Min", "Max", "Product", "Compression"),
     ),
+    "tf_lars.horovod.watch": ("init",),
     "tf_lars.horovod.ops": (
         *("allreduce", "grouped_allreduce", "reducescatter", "grouped_reducescatter"),
         *("allgather", "grouped_allgather", "broadcast", "broadcast_", "alltoall"),
@@ -30,7 +31,7 @@ _HOMES = {
     "tf_lars.horovod.tape": ("DistributedGradientTape", "PartialDistributedGradientTape"),
     "tf_lars.horovod.saving": ("load_model",),
     "tf_lars.horovod.sync_batch_norm": ("SyncBatchNormalization", "GhostBatchNormalization"),
-    "tf_lars.horovod.guards": ("check_in_sync", "check_same_settings"),
+    "tf_lars.horovod.guards": ("check_in_sync", "check_same_settings", "RanksDifferError"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

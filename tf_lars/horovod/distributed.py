@@ -22,6 +22,7 @@ import horovod.tensorflow as horovod
 import keras
 import tensorflow as tf
 
+from tf_lars.horovod.guards import check_optimizer
 from tf_lars.horovod.reduction import scaled
 
 
@@ -45,6 +46,7 @@ class Distributed:
     passes_factor = 1
     compile_update = False
     own_class = None
+    _checked = False
     _reduces_in_apply = False
 
     @property
@@ -61,6 +63,9 @@ class Distributed:
 
     def reduce_gradients(self, gradients, variables):
         """The gradients combined over the ranks, for training loops that need them themselves."""
+        if not self._checked:
+            check_optimizer(self, variables, gradients)
+            type(self)._checked = True
         reduced = self.reduction(gradients, variables)
         if self.passes_factor == 1:
             return reduced

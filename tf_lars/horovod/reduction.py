@@ -47,6 +47,20 @@ class Reduction:
     def is_local(self, variable):
         return bool(self.local) and tf_variable(variable).ref() in self.local
 
+    def described(self):
+        """The settings that must be the same on all ranks, as plain values."""
+        groups = self.groups
+        return {
+            "op": _OPS.get(self.op, self.op),
+            "compression": self.compression.__name__,
+            "sparse_as_dense": self.sparse_as_dense,
+            "gradient_predivide_factor": self.gradient_predivide_factor,
+            "groups": [len(group) for group in groups] if isinstance(groups, list) else groups,
+            "overlap": self.overlap,
+            "process_set": self.process_set.ranks,
+            "local variables": len(self.local),
+        }
+
     @property
     def alone(self):
         """Whether there is nobody to combine gradients with (in elastic jobs: never for sure)."""
