@@ -39,8 +39,28 @@ class TrainConfig:
     data_dir: str | None = _option("Where the data lies or is prepared, if not in a package.", None)
     global_batch_size: int = _option("Examples in one update, over all workers.", low=1)
 
+    image_size: int | None = _option("Side of training images; 224 if unset.", None, low=1)
+    eval_image_size: int | None = _option(
+        "Side of test images; --image_size if unset.", None, low=1
+    )
+    crop: str | None = _option(
+        "Window of a large image: inception (8 to 100 % of the area, aspect 3/4 to 4/3), lars "
+        "(warped to 256/224 of the size) or whole; inception if unset.",
+        None,
+        choices=("inception", "lars", "whole"),
+    )
+    max_corrupt_images: int | None = _option(
+        "Images that a worker may leave out because they do not decode; 100 if unset.", None, low=0
+    )
+    synthetic_classes: int | None = _option("Classes of noise; 1000 if unset.", None, low=1)
+    synthetic_examples: int | None = _option("Images of noise; ImageNet's if unset.", None, low=1)
     random_shift: int = _option("Shift training images by up to this many pixels.", 0, low=0)
     random_flip: bool = _option("Mirror training images at random.", False)
+    rand_augment: float | None = _option(
+        "RandAugment: strength of two random changes of a large image.", None, low=0.0, high=1.0
+    )
+    mixup: float = _option("MixUp: α of the shares; 0 for none.", 0.0, low=0.0, high=1.0)
+    cutmix: float = _option("CutMix: largest rectangle; 0 for none.", 0.0, low=0.0, high=1.0)
 
     # Model
     model: str = _option("Network to train.", choices=MODELS)
@@ -112,6 +132,7 @@ class TrainConfig:
                 _check(field, value)
         self._check_taken("optimizer", OPTIMIZERS, _OPTIMIZER_OPTIONS)
         self._check_taken("lr_schedule", LR_SCHEDULES, _SCHEDULE_OPTIONS)
+        self._check_taken("dataset", DATASETS, _DATA_OPTIONS)
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"--warmup_epochs={self.warmup_epochs:g} must be at most --epochs={self.epochs}."
@@ -165,6 +186,7 @@ def _optional_fields():
     return [field for field in dataclasses.fields(TrainConfig) if field.default is None]
 
 
+_DATA_OPTIONS = _named_in(DATASETS)
 _OPTIMIZER_OPTIONS = _named_in(OPTIMIZERS)
 _SCHEDULE_OPTIONS = _named_in(LR_SCHEDULES)
 

@@ -1,5 +1,6 @@
 """One run, from its settings to its summary."""
 
+import dataclasses
 import functools
 
 import keras
@@ -8,6 +9,7 @@ from tf_lars.training.callbacks import PreciseBatchNorm, batch_norm_layers
 from trainers import curves
 from trainers.checkpoints import Checkpoints, Saving
 from trainers.data.augment import random_flip, random_shift
+from trainers.data.mixing import cutmix, mixup
 from trainers.data.pipeline import training_data
 from trainers.data.sharding import SampleStream
 from trainers.derived import derive
@@ -38,6 +40,8 @@ def train(config, dataset, workers, began):
     """
     plan = derive(config, dataset.examples("train"), dataset.examples("test"), workers.size)
     run = RunDirectory(config.run_dir or default_folder(config))
+    if workers.horovod:
+        workers.horovod.check_same_settings(dataclasses.asdict(config), "flags")
     done = _open(run, config, plan, workers)
     if done is not None:
         _say(workers, f"This run is finished.\n{_result(done, run)}")
@@ -169,7 +173,17 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epo
         verbose=0,
         shuffle=False,
     )
+    _check_in_sync(model, workers)
     return speed, divergence.diverged, saving.stopped_after
+
+
+def _check_in_sync(model, workers):
+    """All workers have made the same updates, or else what they trained is worth nothing."""
+    if workers.horovod:
+        report = workers.horovod.check_in_sync(model)
+        if not report:
+            raise RuntimeError(str(report))
+        _say(workers, f"The weights are identical on all {workers.size} workers")
 
 
 def _write_results(config, plan, model, rows, summary, run):
@@ -180,9 +194,12 @@ def _write_results(config, plan, model, rows, summary, run):
     run.write_json("summary.json", summary)  # the last: it says that the run is finished
 
 
-def _augment(config, images, seed):
+def _augment(config, images, labels, seed):
     images = random_shift(images, config.random_shift, seed)
-    return random_flip(images, [seed[1], seed[0]]) if config.random_flip else images
+    if config.random_flip:
+        images = random_flip(images, [seed[1], seed[0]])
+    images, labels = mixup(images, labels, config.mixup, seed)
+    return cutmix(images, labels, config.cutmix, seed)
 
 
 def _synchronisation(workers):

@@ -24,6 +24,7 @@ def train(argv):
     config = flags.read_config()
     dataset = DATASETS[config.dataset](**config.options_for(DATASETS[config.dataset]))
     workers = startup.start()
+    dataset = dataset.prepare(workers)
     from trainers import loop  # loads Keras, so it waits until the flags are known to be good
 
     summary = loop.train(config, dataset, workers, _BEGAN)

@@ -22,13 +22,15 @@ class SampleStream:
     def indices(self, start, stop):
         """The example indices [stop − start] at the positions from `start` to before `stop`."""
         passes = range(start // self.examples, -(-stop // self.examples))
-        self._shuffles = {p: self._shuffles.get(p, None) for p in passes}
-        for p in passes:
-            if self._shuffles[p] is None:
-                self._shuffles[p] = np.random.default_rng([self.seed, p]).permutation(self.examples)
+        known = self._shuffles
+        shuffles = {p: known[p] if p in known else self._shuffle(p) for p in passes}
+        self._shuffles = shuffles
         offset = passes.start * self.examples
-        stretch = np.concatenate([self._shuffles[p] for p in passes])
+        stretch = np.concatenate([shuffles[p] for p in passes])
         return stretch[start - offset : stop - offset]
+
+    def _shuffle(self, number):
+        return np.random.default_rng([self.seed, number]).permutation(self.examples)
 
 
 def worker_batches(stream, global_batch, rank, size, first_step=0):
