@@ -1,7 +1,9 @@
 """LANS, NovoGrad, OrScale and LARC in float64 numpy, written from the formulas for the tests.
 
-Each class holds one variable; `step(g, rate)` updates `w`.
+Each class holds one variable; `step(g, rate)` returns its new value, `w`.
 """
+
+from typing import ClassVar
 
 import numpy as np
 
@@ -9,12 +11,13 @@ from tests.optimizers.reference import norm, ratio_or_one
 
 
 class Reference:
-    def __init__(self, w, decays, adapts, **options):
+    defaults: ClassVar[dict] = {}
+
+    def __init__(self, w, decays=True, adapts=True, weight_decay=0.0, **options):
         self.w = np.array(w, np.float64)
         self.m, self.v, self.t = np.zeros_like(self.w), np.zeros_like(self.w), 0
-        self.adapts, self.beta = adapts, options.pop("weight_decay", 0.0) if decays else 0.0
-        options.pop("weight_decay", None)
-        self.options = options
+        self.adapts, self.beta = adapts, weight_decay if decays else 0.0
+        self.options = {**self.defaults, **options}
 
     def __getattr__(self, name):
         return self.__dict__["options"][name]
@@ -28,6 +31,11 @@ class Reference:
 
 
 class ReferenceLANS(Reference):
+    defaults: ClassVar[dict] = {
+        "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-6, "min_weight_norm": None,
+        "max_weight_norm": None,
+    }  # fmt: skip
+
     def step(self, g, rate):
         g = g / norm(g) if norm(g) else g
         m, root = self.adam(g, self.beta_1, self.beta_2)
@@ -36,6 +44,7 @@ class ReferenceLANS(Reference):
         self.w = self.w - rate * (
             self.beta_1 * self.phi_over(r) * r + (1 - self.beta_1) * self.phi_over(c) * c
         )
+        return self.w
 
     def phi_over(self, u):
         if not self.adapts:
@@ -47,6 +56,13 @@ class ReferenceLANS(Reference):
 
 
 class ReferenceNovoGrad(Reference):
+    defaults: ClassVar[dict] = {
+        "beta_1": 0.95,
+        "beta_2": 0.98,
+        "epsilon": 1e-8,
+        "grad_averaging": False,
+    }
+
     def step(self, g, rate):
         self.t += 1
         squared = norm(g) ** 2
@@ -55,6 +71,7 @@ class ReferenceNovoGrad(Reference):
         added = scale * g + self.beta * self.w
         self.m = self.beta_1 * self.m + (1 - self.beta_1 if self.grad_averaging else 1) * added
         self.w = self.w - rate * self.m
+        return self.w
 
 
 def newton_schulz(matrix, coefficients, safety):
@@ -83,7 +100,7 @@ class ReferenceOrScale(Reference):
             m, root = self.adam(g, 0.9, 0.999)
             update = m / (root + 1e-8) + self.beta * self.w
             self.w = self.w - rate * self.adamw_learning_rate_ratio * update
-            return
+            return self.w
         self.m = self.momentum * self.m + g
         rows = to_rows_of_filters(self.momentum * self.m + g)
         q = newton_schulz(rows, self.coefficients, self.safety)
@@ -91,6 +108,7 @@ class ReferenceOrScale(Reference):
         ratio = ratio_or_one(norm(self.w), norm(update) + self.epsilon, norm(self.w), norm(update))
         ratio = min(max(ratio, self.min_trust_ratio), self.max_trust_ratio) if self.adapts else 1.0
         self.w = self.w - rate * ratio * update
+        return self.w
 
 
 class ReferenceLARC(Reference):
@@ -107,6 +125,7 @@ class ReferenceLARC(Reference):
             trust = min(trust / rate, 1.0)
         d = (trust if self.adapts else 1.0) * (g + self.beta * self.w)
         self.w = self.w - self.inner(self, d, rate)
+        return self.w
 
     def sgd(self, d, rate):
         self.m = 0.9 * self.m - rate * d

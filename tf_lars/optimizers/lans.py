@@ -52,6 +52,7 @@ class LANS(LayerwiseOptimizer):
     """
 
     slot_names = ("momentum", "velocity")
+    measured_names = ("averaged", "current")
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class LANS(LayerwiseOptimizer):
         return ops.stack(
             [
                 trust_ratio.lamb(norms["weight"], norms[name], *bounds)
-                for name in ("averaged", "current")
+                for name in self.measured_names
             ],
             axis=1,
         )

@@ -51,6 +51,7 @@ class NovoGrad(LayerwiseOptimizer):
 
     slot_names = ("momentum",)
     scalar_slot_names = ("velocity",)
+    measured_names = ("root",)
 
     def __init__(
         self,

@@ -101,7 +101,7 @@ class OrScale(LayerwiseOptimizer):
     """
 
     slot_names = ("momentum",)
-    input_norms = ("weight", "gradient")
+    measured_names = ("update",)
 
     def __init__(
         self,
