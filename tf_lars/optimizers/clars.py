@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import trust_ratio
+from tf_lars.optimizers.compiled import dense_gradient
 from tf_lars.optimizers.lars import LARS
-from tf_lars.optimizers.layerwise import dense_gradient
 
 _FIXED = ("momentum_rule", "denominator", "momentum_correction", "trust_clip", "min_trust_ratio")
 

@@ -13,6 +13,24 @@ def l2_norm(x):
     return ops.sqrt(ops.sum(ops.square(x)))
 
 
+def at_least_float32(dtype):
+    """The type in which a variable of this type is computed and its state is kept."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def dense_gradient(gradient):
+    """The gradient as a dense tensor of at least float32; rows that occur twice are summed."""
+    if gradient is None:
+        return None
+    gradient = ops.cast(gradient, at_least_float32(gradient.dtype))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(gradient)
+    return ops.convert_to_tensor(gradient, sparse=False)
+
+
 def make_program(optimizer, plan):
     """The program of Keras's current backend."""
     if keras.backend.backend() == "tensorflow":
@@ -55,6 +73,10 @@ class Program:
             )
 
         return update
+
+    def reduced(self, grads):
+        """The gradients summed over replicas; only TensorFlow's strategies have several."""
+        return grads
 
     def run(self, layers, grads, variables, numbers, given):
         weights, slots, shared, telemetry = self.pure_update(layers)(

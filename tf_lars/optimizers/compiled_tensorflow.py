@@ -19,12 +19,18 @@ class TensorFlowProgram:
         self.plan = plan
         self._compiled = {}
 
+    def reduced(self, grads):
+        """The gradients summed over the replicas, before anything is clipped or squared."""
+        return self._reduced(tf.distribute.ReduceOp.SUM, grads)
+
+    def _reduced(self, operation, tensors):
+        replica = tf.distribute.get_replica_context()
+        if not tensors or replica is None or replica.num_replicas_in_sync == 1:
+            return tensors
+        return replica.all_reduce(operation, tensors)
+
     def run(self, layers, grads, variables, numbers, given):
-        optimizer, replicas = self.optimizer, tf.distribute.get_replica_context()
-        if given and replicas is not None:
-            given = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, given)
         variables = [_native(variable) for variable in variables]
-        pairs = optimizer._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
         state = (
             [_natives(layer.slots) for layer in layers],
             _natives(self.plan.shared),
@@ -45,10 +51,10 @@ class TensorFlowProgram:
 
         tf.__internal__.distribute.interim.maybe_merge_call(
             on_every_device,
-            optimizer._distribution_strategy,
-            [gradient for gradient, _ in pairs],
+            self.optimizer._distribution_strategy,
+            list(grads),
             numbers,
-            given,
+            self._reduced(tf.distribute.ReduceOp.MEAN, given),
         )
 
     def overwrite(self, variables, values):

@@ -48,7 +48,12 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import arguments, masks, presets
-from tf_lars.optimizers.compiled import l2_norm, make_program
+from tf_lars.optimizers.compiled import (
+    at_least_float32,
+    dense_gradient,
+    l2_norm,
+    make_program,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +195,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
                 index=index,
                 path=masks.path_of(variable),
                 dtype=keras.backend.standardize_dtype(variable.dtype),
-                compute_dtype=_at_least_float32(variable.dtype),
+                compute_dtype=at_least_float32(variable.dtype),
                 slots=self._create_slots(variable),
                 **resolved,
             )
@@ -223,7 +228,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         slots = {
             name: self.add_variable_from_reference(variable, name=name) for name in self.slot_names
         }
-        dtype = _at_least_float32(variable.dtype)
+        dtype = at_least_float32(variable.dtype)
         for name in self.scalar_slot_names:
             slots[name] = self.add_variable(
                 (), name=f"{masks.path_of(variable).replace('/', '_')}_{name}", dtype=dtype
@@ -235,7 +240,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
         """Add a state variable; state is never kept in less than float32."""
         if dtype is not None and "float" in str(dtype):
-            dtype = _at_least_float32(dtype)
+            dtype = at_least_float32(dtype)
         return super().add_variable(shape, initializer=initializer, dtype=dtype, **kwargs)
 
     def apply(self, grads, trainable_variables=None):
@@ -250,6 +255,10 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     def _apply_weight_decay(self, variables):
         """Nothing: the decay is part of each rule."""
+
+    def _clip_gradients(self, grads):
+        """Clip the whole gradient: Keras would clip each replica's part of it."""
+        return super()._clip_gradients(self._program.reduced(grads))
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
         """As Keras's, but right for half precision variables, whose averages are float32."""
@@ -440,19 +449,6 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         config["record_gradient_norms"] = self.record_gradient_norms
         config["jit_compile"] = self.jit_compile
         return config
-
-
-def _at_least_float32(dtype):
-    dtype = keras.backend.standardize_dtype(dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
-
-
-def dense_gradient(gradient):
-    """The gradient as a dense tensor of at least float32."""
-    if gradient is None:
-        return None
-    gradient = ops.convert_to_tensor(gradient, sparse=False)
-    return ops.cast(gradient, _at_least_float32(gradient.dtype))
 
 
 def current_weight(layer, variable, slots):
