@@ -6,6 +6,7 @@ import horovod.tensorflow as horovod
 import keras
 import tensorflow as tf
 
+from tf_lars.horovod.guards import CheckInSyncCallback
 from tf_lars.horovod.learning_rate import (
     LearningRateScheduleCallback,
     LearningRateWarmupCallback,
@@ -17,6 +18,7 @@ __all__ = [
     "BatchNormAverageCallback",
     "BestModelCheckpoint",
     "BroadcastGlobalVariablesCallback",
+    "CheckInSyncCallback",
     "LearningRateScheduleCallback",
     "LearningRateWarmupCallback",
     "MetricAverageCallback",
