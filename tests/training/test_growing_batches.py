@@ -1,0 +1,111 @@
+"""Growing batches in fit: the sizes of every step, in mid-epoch, on resume and on workers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import workers
+from tests.training.models import assert_same_weights, data, large, plain
+from tf_lars.schedules.batch_size import BatchSizeSchedule, grow_batch
+from tf_lars.schedules.learning_rate import WarmupStep
+from tf_lars.training.growing_batches import GrowingBatches
+
+SCHEDULE = BatchSizeSchedule([10, 40, 100], [0.5, 2])
+
+
+def rows(count=200):
+    return tf.data.Dataset.from_tensor_slices(data(count))
+
+
+def sizes_in_fit(growing, epochs, initial_epoch=0):
+    """The sizes that train_step is given, by epoch."""
+    model, seen, by_epoch = large(10), [], []
+    own_step = model.train_step
+
+    def train_step(batch):
+        size = tf.shape(batch[0])[0]
+        tf.numpy_function(lambda n: seen.append(int(n)), [size], [])
+        return own_step(batch)
+
+    model.train_step = train_step
+
+    def end(epoch, logs):
+        by_epoch.append(list(seen))
+        seen.clear()
+
+    callbacks = [growing, keras.callbacks.LambdaCallback(on_epoch_end=end)]
+    model.fit(
+        growing.dataset,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    assert int(model.optimizer.iterations) == sum(map(len, by_epoch))
+    return by_epoch
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_fit_takes_the_sizes_of_the_schedule_also_in_mid_epoch():
+    expected = [SCHEDULE.epoch(e, 200) for e in range(4)]
+    assert sizes_in_fit(GrowingBatches(rows(), SCHEDULE, 200), 4) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_run_that_goes_on_takes_the_sizes_of_its_epoch():
+    growing = GrowingBatches(rows(), SCHEDULE, 200)
+    assert sizes_in_fit(growing, 4, initial_epoch=2) == [[100, 100], [100, 100]]
+
+
+def test_every_row_is_used_in_its_order():
+    growing = GrowingBatches(rows(), SCHEDULE, 200)
+    x = np.concatenate([batch[0] for batch in growing.dataset])
+    assert len(x) == sum(SCHEDULE.epoch(0, 200))
+    np.testing.assert_array_equal(x, data(200)[0][: len(x)])
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_grown_run_equals_the_same_steps_by_hand():
+    decay = WarmupStep(0.2, [20], 0.5)
+    grown = grow_batch(decay, max_batch=20, batch=10, examples=100)
+    x, y = data(100)
+    growing = GrowingBatches(tf.data.Dataset.from_tensor_slices((x, y)), grown.batch_size, 100)
+    model = large(5, keras.optimizers.SGD(grown.learning_rate, momentum=0.9))
+    model.fit(growing.dataset, epochs=4, callbacks=[growing], verbose=0)
+    by_hand = plain(keras.optimizers.SGD(0.2, momentum=0.9))
+    for size in (10, 10, 20, 20):
+        by_hand.fit(x, y, batch_size=size, shuffle=False, verbose=0)
+    assert_same_weights(by_hand, model)
+
+
+def test_what_fit_cannot_follow_is_refused():
+    with pytest.raises(ValueError, match="shrinks: Keras's fit"):
+        GrowingBatches(rows(), BatchSizeSchedule([20, 10], [1]), 200)
+    with pytest.raises(ValueError, match="below the 4 workers"):
+        GrowingBatches(rows(), BatchSizeSchedule([2, 8], [1]), 200, workers=4)
+    with pytest.raises(ValueError, match="grows past the data set"):
+        GrowingBatches(rows(), BatchSizeSchedule([2, 400], [1]), 200)
+
+
+pytest.importorskip("horovod", reason="needs Horovod: python -m tf_lars.horovod.build")
+job = workers.Job(2)
+
+
+@job.check
+def test_two_workers_grow_together_and_equal_one():
+    import tf_lars.horovod as hvd
+
+    schedule = BatchSizeSchedule([20, 40, 100], [0.5, 2])
+    x, y = data(200)
+    own = slice(hvd.rank(), None, 2)  # of every batch, each worker's share
+    trained = []
+    for count, mine in ((1, slice(None)), (2, own)):
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model = large(5, optimizer if count == 1 else hvd.DistributedOptimizer(optimizer))
+        part = tf.data.Dataset.from_tensor_slices((x[mine], y[mine]))
+        growing = GrowingBatches(part, schedule, 200, count)
+        model.fit(growing.dataset, epochs=3, callbacks=[growing], verbose=0)
+        trained.append(model)
+    assert_same_weights(*trained)
+    assert int(model.optimizer.iterations) == schedule.updates(3, 200)
