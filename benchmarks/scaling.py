@@ -246,21 +246,23 @@ def ring_seconds(workers, size, fixed, bandwidth, hop):
     return fixed + 2 * (workers - 1) * hop + 2 * (workers - 1) / workers * size / bandwidth
 
 
-def print_prediction(bandwidth, model, hop=30e-6, worker_speeds=(1, 10, 100)):
+def print_prediction(bandwidth, model, hop=30e-6, other_steps=(1.0, 0.1)):
     """Weak-scaling efficiency by workers: step / (step + all-reduce), nothing overlapped."""
-    step, size = model["seconds_a_step"]["apart"], model["parameter_bytes"]
+    measured, size = model["seconds_a_step"]["apart"], model["parameter_bytes"]
     fixed = bandwidth["latency_seconds"]
     print(
-        f"{model['model']}: {1e3 * step:.0f} ms a step of {model['batch']} images on one core, "
-        f"{size / 1e6:.1f} MB of gradients, {1e3 * fixed:.2f} ms a call, {1e6 * hop:.0f} µs a hop"
+        f"{model['model']}, {size / 1e6:.1f} MB of gradients: efficiency in %, with "
+        f"{1e3 * fixed:.2f} ms a call and {1e6 * hop:.0f} µs a hop\n\n"
+        f"| network | own step | {' | '.join(map(str, WORKERS))} |\n"
+        f"|---|---|{'---|' * len(WORKERS)}"
     )
     for network, rate in NETWORKS.items():
-        for speed in worker_speeds:
+        for step in (measured, *other_steps):
             cells = []
             for workers in WORKERS:
                 reduce = ring_seconds(workers, size, fixed, rate, hop)
-                cells.append(f"{100 * step / speed / (step / speed + reduce):6.1f}")
-            print(f"| {network} | {speed}× | {' | '.join(cells)} |")
+                cells.append(f"{100 * step / (step + reduce):.1f}")
+            print(f"| {network} | {step:.2f} s | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ def test_commits_come_every_so_many_batches_and_at_the_end_of_the_epoch():
     assert commits == [(0, 3, 3), (0, 6, 6), (1, 0, 7)]
 
 
+def test_batches_are_counted_when_several_run_in_one_execution():
+    model = _model()
+    model.steps_per_execution = 2
+    state, commits = _recording_state(model)
+    _fit(model, _callbacks(state, batches_per_commit=4), steps=10, epochs=1)
+    assert commits == [(0, 4, 4), (0, 8, 8), (1, 0, 10)]
+
+
 @pytest.mark.parametrize("style", ["fewer epochs", "initial epoch"])
 def test_an_epoch_that_was_cut_short_is_finished_with_the_batches_it_lacks(style):
     model = _model()

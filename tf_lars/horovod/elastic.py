@@ -265,15 +265,20 @@ class CommitStateCallback(keras.callbacks.Callback):
             raise ValueError(f"batches_per_commit is 1 or more, got {batches_per_commit!r}")
         self.state = state
         self.batches_per_commit = self.batches_remaining = batches_per_commit
+        self._last_batch = -1
 
     def on_train_begin(self, logs=None):
         self.batches_remaining = self.batches_per_commit  # the same on a worker that has joined
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._last_batch = -1
 
     def on_batch_end(self, batch, logs=None):
         counting = _progress.get(self.state, [])
         for callback in counting:
             callback.on_batch_end(batch)
-        self.batches_remaining -= 1
+        self.batches_remaining -= batch - self._last_batch  # several in one execution
+        self._last_batch = batch
         if self.batches_remaining <= 0:
             self.batches_remaining = self.batches_per_commit
             steps = (self.params or {}).get("steps")
