@@ -60,7 +60,7 @@ class TrainConfig:
         "RandAugment: strength of two random changes of a large image.", None, low=0.0, high=1.0
     )
     mixup: float = _option("MixUp: α of the shares; 0 for none.", 0.0, low=0.0, high=1.0)
-    cutmix: float = _option("CutMix: largest rectangle; 0 for none.", 0.0, low=0.0, high=1.0)
+    cutmix: float = _option("CutMix: bound of the Beta's a; 0 for none.", 0.0, low=0.0, high=1.0)
 
     # Model
     model: str = _option("Network to train.", choices=MODELS)

@@ -9,7 +9,7 @@ from tf_lars.training.callbacks import PreciseBatchNorm, batch_norm_layers
 from trainers import curves
 from trainers.checkpoints import Checkpoints, Saving
 from trainers.data.augment import random_flip, random_shift
-from trainers.data.mixing import cutmix, mixup
+from trainers.data.mixing import Mixing
 from trainers.data.pipeline import training_data
 from trainers.data.sharding import SampleStream
 from trainers.derived import derive
@@ -142,7 +142,7 @@ def _open(run, config, plan, workers):
 def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epoch):
     """Trains; gives the Speed, whether the loss diverged, and the epoch of a stop by SIGTERM."""
     stream = SampleStream(plan.train_examples, config.seed)
-    augment = functools.partial(_augment, config)
+    augment = functools.partial(_augment, config, Mixing(config.mixup, config.cutmix))
     batches = functools.partial(
         training_data, dataset, stream, plan.global_batch_size, workers, augment
     )
@@ -194,12 +194,11 @@ def _write_results(config, plan, model, rows, summary, run):
     run.write_json("summary.json", summary)  # the last: it says that the run is finished
 
 
-def _augment(config, images, labels, seed):
+def _augment(config, mixing, images, labels, seed):
     images = random_shift(images, config.random_shift, seed)
     if config.random_flip:
         images = random_flip(images, [seed[1], seed[0]])
-    images, labels = mixup(images, labels, config.mixup, seed)
-    return cutmix(images, labels, config.cutmix, seed)
+    return mixing(images, labels, seed)
 
 
 def _synchronisation(workers):

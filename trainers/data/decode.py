@@ -99,7 +99,7 @@ def training_image(data, seed, crop, size, augment=None):
     return image
 
 
-def test_image(data, crop, size):
+def evaluation_image(data, crop, size):
     """An image of `size`×`size` from the middle, in levels of 0 to 255."""
     # The slower transform agrees with other decoders to the level.
     return _decoded(data, crop.test, size, dct_method="INTEGER_ACCURATE")

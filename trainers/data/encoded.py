@@ -6,7 +6,7 @@ import typing
 import tensorflow as tf
 from absl import logging
 
-from trainers.data.decode import Crop, normalised, test_image, training_image
+from trainers.data.decode import Crop, evaluation_image, normalised, training_image
 from trainers.data.skipping import decoded_batches
 from trainers.errors import ConfigError
 
@@ -70,7 +70,7 @@ class EncodedDataSet:
         """
 
         def decode(data, _):
-            return normalised(test_image(data, self.crop, self.eval_image_size))
+            return normalised(evaluation_image(data, self.crop, self.eval_image_size))
 
         def weightless(images, labels, weights, good):
             return images, labels, tf.where(good, weights, 0.0)

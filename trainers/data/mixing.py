@@ -3,6 +3,8 @@
 The layers keep a random state of their own, which a run that goes on would not have.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -24,39 +26,42 @@ class _Seeds(keras.random.SeedGenerator):
         return tf.random.experimental.stateless_fold_in(self._seed, self._drawn)
 
 
-def mixup(images, labels, alpha, seed):
-    """Mixes each image and label with another of the batch, in shares drawn from Beta(α, α).
+class Mixing:
+    """Mixes each image and its label with another of the batch: MixUp, CutMix or either.
 
-    Zhang et al. 2018, arXiv 1710.09412.
-
-    Args:
-        images: [batch, height, width, channels].
-        labels: one-hot, [batch, classes].
-        alpha: in (0, 1]; 0 for no mixing.
-        seed: two integers; the same seed gives the same mixture.
-    """
-    return _mixed(layers.MixUp(alpha), images, labels, seed) if alpha else (images, labels)
-
-
-def cutmix(images, labels, factor, seed):
-    """Puts a rectangle of another image of the batch into each, and mixes labels by area.
-
-    Yun et al. 2019, arXiv 1905.04899.
+    MixUp blends them in shares drawn from Beta(α, α) (Zhang et al. 2018, arXiv 1710.09412). CutMix
+    puts a rectangle of the other image into the first and mixes the labels by area (Yun et al.
+    2019, arXiv 1905.04899); the area is drawn from Beta(a, a) too, with an a below the bound for
+    each batch, as Keras's layer does. With both, each batch is mixed by one or the other, as likely as not.
 
     Args:
-        images: [batch, height, width, channels].
-        labels: one-hot, [batch, classes].
-        factor: in (0, 1], how large the rectangles may be; 0 for no mixing.
-        seed: two integers; the same seed gives the same mixture.
+        mixup: α, in (0, 1]; 0 for none.
+        cutmix: upper bound of a, in (0, 1]; 0 for none.
     """
-    return _mixed(layers.CutMix(factor), images, labels, seed) if factor else (images, labels)
+
+    def __init__(self, mixup=0.0, cutmix=0.0):
+        self.layers = []
+        if mixup:
+            self.layers.append(layers.MixUp(mixup))
+        if cutmix:
+            self.layers.append(layers.CutMix(cutmix))
+
+    def __call__(self, images, labels, seed):
+        """The mixed images [b, h, w, c] and labels [b, classes]; `seed` is two integers."""
+        if not self.layers:
+            return images, labels
+        if len(self.layers) == 1:
+            return _mixed(self.layers[0], images, labels, seed)
+        choice = tf.random.stateless_uniform([], seed, 0, 2, tf.int32)
+        branches = [functools.partial(_mixed, x, images, labels, seed) for x in self.layers]
+        return tf.switch_case(choice, branches)
 
 
 def _mixed(layer, images, labels, seed):
     transformation = layer.get_random_transformation(images, seed=_Seeds(seed))
     return (
-        layer.transform_images(images, transformation),
-        layer.transform_labels(labels, transformation),
+        tf.ensure_shape(layer.transform_images(images, transformation), images.shape),
+        tf.ensure_shape(layer.transform_labels(labels, transformation), labels.shape),
     )
 
 

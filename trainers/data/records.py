@@ -9,6 +9,7 @@ import struct
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from trainers.errors import ConfigError
 
@@ -59,7 +60,7 @@ class RecordSource:
         try:
             example = tf.train.Example.FromString(self._read([row])[0])
             (name,) = example.features.feature["file_name"].bytes_list.value
-        except (ValueError, OSError):
+        except (ValueError, OSError, DecodeError):
             return place
         return f"{name.decode()} ({place})"
 
