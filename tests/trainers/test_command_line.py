@@ -1,0 +1,89 @@
+"""The command as it is typed, alone and behind horovodrun."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests import workers
+
+CONFIG = f"--flagfile={workers.ROOT / 'configs' / 'digits_resnet20_lars_b512.flags'}"
+TRAIN = [sys.executable, "-m", "trainers.train", CONFIG]
+
+
+def alone(*arguments):
+    return subprocess.run(
+        [*TRAIN, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=workers.ROOT,
+        env=workers.environment({"TF_CPP_MIN_LOG_LEVEL": "2"}),
+    )
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "two"
+    short = ["--epochs=2", "--warmup_epochs=1", "--eval_every=1", f"--run_dir={folder}"]
+    return folder, workers.horovodrun([*TRAIN, *short], 2, env={"TF_CPP_MIN_LOG_LEVEL": "2"})
+
+
+def lines_of(output, rank, stream="stdout"):
+    return re.findall(rf"^\[{rank}\]<{stream}>:(.*)$", output, re.MULTILINE)
+
+
+def test_two_workers_end_with_identical_weights(two_workers):
+    _, job = two_workers
+    assert "The weights are identical on all 2 workers" in lines_of(job.output, 0)
+
+
+def test_rank_0_alone_speaks_and_ends_with_the_accuracy(two_workers):
+    folder, job = two_workers
+    lines = lines_of(job.output, 0)
+    accuracy = json.loads((folder / "summary.json").read_text())["final_top1"]
+    assert [line.split()[:2] for line in lines if line.startswith("epoch")] == [
+        ["epoch", "1/2"],
+        ["epoch", "2/2"],
+    ]
+    assert lines[-2] == f"Curves: {folder / 'curves.png'}"
+    assert lines[-1].startswith(f"Top-1 on the test images: {accuracy:.2%}")
+    assert lines_of(job.output, 1) == []
+
+
+def test_the_workers_print_no_tensorflow_chatter(two_workers):
+    _, job = two_workers
+    assert [lines_of(job.output, rank, "stderr") for rank in (0, 1)] == [[], []]
+
+
+def test_the_run_directory_knows_of_two_workers(two_workers):
+    folder, _ = two_workers
+    assert json.loads((folder / "environment.json").read_text())["world_size"] == 2
+    derived = json.loads((folder / "config.json").read_text())["derived"]
+    assert (derived["local_batch_size"], derived["steps_per_epoch"]) == (256, 3)
+    assert "horovodrun -np 2" in (folder / "flags.txt").read_text()
+
+
+def test_bad_settings_are_answered_once_by_all_workers_together(tmp_path):
+    job = workers.horovodrun([*TRAIN, "--model=resnet21"], 2, check=False)
+    assert job.returncode != 0
+    assert job.output.count("--model=resnet21 is unknown") == 1
+    assert "[0]<stderr>:trainers.train: --model=resnet21 is unknown" in job.output
+    assert "[1]<stderr>:Traceback" not in job.output
+    assert "[0]<stderr>:Traceback" not in job.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer=lasr"], "--optimizer=lasr is unknown. Did you mean lars"),
+        (["--epochs=-1"], "--epochs must be at least 1; got -1"),
+        (["--global_batch_size=1438"], "must be at most the 1437 training examples"),
+    ],
+)
+def test_bad_settings_end_with_one_line_and_exit_code_2(tmp_path, arguments, message):
+    done = alone(f"--run_dir={tmp_path / 'run'}", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stdout == "" and not (tmp_path / "run").exists()

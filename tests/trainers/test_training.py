@@ -1,0 +1,213 @@
+"""Whole runs in one process: what they write, and that they go on where they stopped."""
+
+import json
+import math
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from tests.trainers.small_runs import config, small_model, stripes, train  # noqa: F401
+from trainers import checkpoints, flags, recording
+from trainers.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("small_model")
+
+
+@pytest.fixture
+def finished(tmp_path, small_model):  # noqa: F811
+    """A run directory and its summary."""
+    return tmp_path / "run", train(tmp_path / "run", random_shift=1, eval_every=2)
+
+
+def final_weights(folder):
+    return keras.models.load_model(folder / "final.keras").get_weights()
+
+
+def assert_equal_weights(one, other):
+    for a, b in zip(final_weights(one), final_weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_down_what_it_was_and_what_came_out(finished):
+    folder, summary = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("flags.txt", "config.json", "environment.json", "metrics.jsonl", "summary.json"),
+        *("curves.png", "final.keras", "checkpoints", "tensorboard"),
+    }
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert set(summary) == {
+        *("final_top1", "best_top1", "images_per_second", "updates", "epochs"),
+        *("global_batch_size", "world_size", "wall_seconds", "diverged"),
+    }
+    assert (summary["updates"], summary["epochs"], summary["diverged"]) == (12, 4, False)
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["config"]["learning_rate"] == 0.1
+    assert settings["derived"]["steps_per_epoch"] == 3
+    where = json.loads((folder / "environment.json").read_text())
+    assert where["world_size"] == 1 and where["versions"]["keras"] == keras.__version__
+    assert [row["epoch"] for row in rows(folder)] == [1, 2, 3, 4]
+    assert [("val_top1" in row) for row in rows(folder)] == [False, True, False, True]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_the_saved_model_has_the_accuracy_that_the_summary_says(finished):
+    folder, summary = finished
+    images, labels = stripes().test
+    logits = keras.models.load_model(folder / "final.keras").predict(images, verbose=0)
+    assert np.mean(np.argmax(logits, -1) == labels) == pytest.approx(summary["final_top1"])
+
+
+def test_a_finished_run_is_left_as_it_is(finished, capsys):
+    folder, summary = finished
+    before = (folder / "final.keras").stat().st_mtime_ns
+    assert train(folder, random_shift=1, eval_every=2) == summary
+    assert (folder / "final.keras").stat().st_mtime_ns == before
+    assert "This run is finished" in capsys.readouterr().out
+
+
+def test_a_directory_with_another_run_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(ConfigError) as error:
+        train(folder, random_shift=1, eval_every=2, epochs=5, seed=1)
+    for part in (f"--run_dir={folder} holds another run", "--epochs was 4, now 5", "--seed was 0"):
+        assert part in str(error.value)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--run_dir=.*file/run cannot be written"):
+        train(tmp_path / "file" / "run")
+
+
+def test_the_flags_file_of_a_run_runs_it_again(finished, tmp_path):
+    folder, _ = finished
+    with flagsaver.flagsaver():
+        flags.parse(["train", f"--flagfile={folder / 'flags.txt'}"])
+        again = flags.read_config()
+    assert again == config(random_shift=1, eval_every=2)
+    train(tmp_path / "again", random_shift=1, eval_every=2)
+    assert_equal_weights(folder, tmp_path / "again")
+
+
+def stop_in(epoch, monkeypatch, number=signal.SIGTERM):
+    """Sends a signal to this process once, when the first step of an epoch has been done."""
+    original = recording.Speed.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        original(self, batch, logs)
+        if len(self_epochs) == epoch and batch == 0:
+            os.kill(os.getpid(), number)
+
+    self_epochs = []
+    begin = recording.Speed.on_epoch_begin
+
+    def on_epoch_begin(self, number, logs=None):
+        begin(self, number, logs)
+        self_epochs.append(number)
+
+    monkeypatch.setattr(recording.Speed, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(recording.Speed, "on_epoch_begin", on_epoch_begin)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_weights(tmp_path, monkeypatch, optimizer):
+    changes = {"optimizer": optimizer, "random_shift": 1, "eval_every": 4, "warmup_epochs": 1.0}
+    whole = train(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patch:
+        stop_in(2, patch)
+        assert train(tmp_path / "stopped", **changes) is None
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    assert len(rows(tmp_path / "stopped")) == 2
+    summary = train(tmp_path / "stopped", **changes)
+    assert_equal_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert summary["final_top1"] == whole["final_top1"]
+    stripped = [
+        [{k: v for k, v in row.items() if "seconds" not in k and "second" not in k} for row in r]
+        for r in (rows(tmp_path / "whole"), rows(tmp_path / "stopped"))
+    ]
+    assert stripped[0] == stripped[1]
+
+
+class Killed(Exception):
+    """Stands for what ends a process without a word."""
+
+
+def kill_after(epoch, monkeypatch):
+    save = checkpoints.Checkpoints.save
+
+    def save_and_die(self, done, progress):
+        save(self, done, progress)
+        if done == epoch:
+            raise Killed
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_die)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path, monkeypatch, caplog, capsys, damage
+):
+    changes = {"eval_every": 1}
+    train(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patch:
+        kill_after(3, patch)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", **changes)
+    newest = tmp_path / "killed" / "checkpoints" / "epoch-00003.npz"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    kept = {"truncated": data[: len(data) // 2], "changed": data, "empty": b""}[damage]
+    newest.write_bytes(kept)
+    train(tmp_path / "killed", **changes)
+    assert "epoch-00003.npz is damaged" in caplog.text
+    assert "Going on after epoch 2" in capsys.readouterr().out
+    assert_equal_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_write_that_fails_leaves_the_older_file_whole(finished):
+    from trainers.run_directory import RunDirectory
+
+    folder, _ = finished
+    before = (folder / "config.json").read_text()
+
+    def half(path):
+        path.write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        RunDirectory(folder).write("config.json", half)
+    assert (folder / "config.json").read_text() == before
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_diverging_run_stops_and_says_so(tmp_path, capsys):
+    summary = train(tmp_path / "run", learning_rate=1e30, precise_bn_examples=0)
+    assert summary["diverged"]
+    assert summary["epochs"] < 4 or not math.isfinite(
+        rows(tmp_path / "run")[-1]["loss"] or math.nan
+    )
+    assert "DIVERGED in epoch" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_learning_rates_in_the_metrics_are_those_of_the_schedule(finished):
+    folder, _ = finished
+    expected = [0.1 * (1 - step / 12) ** 2 for step in (2, 5, 8, 11)]
+    assert [row["learning_rate"] for row in rows(folder)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_seeds_give_different_runs(finished, tmp_path):
+    folder, _ = finished
+    train(tmp_path / "other", random_shift=1, eval_every=2, seed=1)
+    ours, others = final_weights(folder), final_weights(tmp_path / "other")
+    assert any(np.any(a != b) for a, b in zip(ours, others, strict=True))
