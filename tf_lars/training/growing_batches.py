@@ -41,7 +41,7 @@ class GrowingBatches(keras.callbacks.Callback):
         ends = tf.data.Dataset.from_generator(
             self._ends, output_signature=tf.TensorSpec([None], tf.int64)
         )
-        self.dataset = ends.flat_map(lambda ends: _batched(rows, ends)).prefetch(2)
+        self.dataset = ends.flat_map(lambda ends: batched(rows, ends)).prefetch(2)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -51,7 +51,7 @@ class GrowingBatches(keras.callbacks.Callback):
         yield np.cumsum(sizes // self.workers)
 
 
-def _batched(rows, ends):
+def batched(rows, ends):
     """The rows in batches that end at the rows `ends`."""
     sizes = tf.concat([ends[:1], ends[1:] - ends[:-1]], 0)
 

@@ -204,13 +204,16 @@ class LargeBatchStep:
 
     def _update(self, gradients, squares, statistics, batch):
         given = {}
+        # What the gradients are scaled by when they reach the rule; a LossScaleOptimizer's own
+        # scale is out of them by then.
+        scale = requests.innermost(self.optimizer).loss_scale_factor or 1.0
         if "mean_gradient_norms" in self._asked():
             norms = self._large_batch.source(self, statistics, batch)
-            # In the scale of the gradients as the optimizer will get them.
-            norms = norms * (requests.innermost(self.optimizer).loss_scale_factor or 1.0)
-            given["mean_gradient_norms"] = tf.unstack(norms)
+            given["mean_gradient_norms"] = tf.unstack(norms * scale)
         if "mean_squared_gradients" in self._asked():
-            given["mean_squared_gradients"] = squares
+            given["mean_squared_gradients"] = [
+                None if square is None else square * scale**2 for square in squares
+            ]
         optimizer = self.optimizer if self.workers is None else self.workers.local
         requests.apply(optimizer, gradients, self.trainable_weights, **given)
 
