@@ -97,6 +97,13 @@ def kill_tree(pid):
     psutil.wait_procs(family, timeout=10)
 
 
+def reported(pid, key, ranks):
+    """Whether a running job's ranks, one of which has this pid, have all reported `key`."""
+    folder = pathlib.Path(psutil.Process(pid).environ()[RESULTS])
+    reports = _read_reports(folder)
+    return len(reports) == ranks and all(key in values for values in reports.values())
+
+
 def worker_pids(pid):
     """The process ids of a running job's ranks, {rank: pid}, from the pid of horovodrun."""
     found = {}
@@ -222,6 +229,8 @@ class Job:
         failures = [f"rank {r}:\n{text}" for r, text in sorted(outcomes.items()) if text]
         if failures:
             pytest.fail("\n".join(failures), pytrace=False)
+        if any(text for values in finished.reports.values() for text in values.values()):
+            pytest.fail("not run, because an earlier check of the same job failed", False)
         if [outcomes.get(rank) for rank in range(np)] != [""] * np:
             pytest.fail(f"did not finish on every rank: {outcomes}\n{finished.output}", False)
 

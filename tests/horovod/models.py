@@ -56,7 +56,7 @@ def flat(variables):
 
 def train_whole(model, optimizer, x, y, batch=24, epochs=2, **compile_options):
     """What one process with the whole batch gets: the reference."""
-    model.compile(optimizer, "mse", **compile_options)
+    model.compile(optimizer, keras.losses.MeanSquaredError(), **compile_options)
     model.fit(x, y, batch_size=batch, shuffle=False, epochs=epochs, verbose=0)
     return flat(model.trainable_variables)
 
@@ -66,7 +66,7 @@ def train_ranks(model, optimizer, x, y, batch=24, epochs=2, **compile_options):
     import tf_lars.horovod as hvd
 
     rank, size = hvd.rank(), hvd.size()
-    model.compile(optimizer, "mse", **compile_options)
+    model.compile(optimizer, keras.losses.MeanSquaredError(), **compile_options)
     model.fit(
         shard(x, rank, size),
         shard(y, rank, size),

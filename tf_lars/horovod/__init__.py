@@ -19,6 +19,7 @@ _HOMES = {
         *("ProcessSet", "global_process_set", "add_process_set", "remove_process_set"),
         *("Average", "Sum", "Adasum", "Min", "Max", "Product", "Compression"),
     ),
+    "horovod.common.util": ("is_version_greater_equal_than",),
     "tf_lars.horovod.watch": ("init",),
     "tf_lars.horovod.ops": (
         *("allreduce", "grouped_allreduce", "reducescatter", "grouped_reducescatter"),

@@ -5,7 +5,7 @@
     python -m tf_lars.horovod.build --mpi        # with MPI beside Gloo (Adasum needs it)
 
 Horovod is compiled against one TensorFlow and works with no other. The wheel is kept in a cache
-under a name that says what it was built for (`horovod-0.28.1+tf2.21.0.cpu-cp311-….whl`), so that
+under a name that says what it was built for (`horovod-0.28.1+tf2.21.0.cpu.1-cp311-….whl`), so that
 another environment gets it in seconds, and a call that finds it installed and checked does nothing.
 Not run so far: NCCL builds (they compile with CUDA's toolkit; no GPU was at hand) and MPI builds.
 """
@@ -15,7 +15,6 @@ import errno
 import fcntl
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import signal
@@ -26,10 +25,12 @@ from pathlib import Path
 
 from absl import app, flags
 
+from tf_lars.horovod.build_sources import REVISION, prepare_source
+from tf_lars.horovod.build_tools import BuildError, check_tools, environment
+
 VERSION = "0.28.1"
 SDIST = f"horovod-{VERSION}.tar.gz"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-BUILD_MODULES = ("cffi", "cloudpickle", "packaging", "psutil", "setuptools", "wheel", "yaml")
 DISK_NEEDED_GIB = 1.0
 CHECK_SECONDS = 180
 
@@ -42,31 +43,12 @@ _JOBS = flags.DEFINE_integer("jobs", None, "Parallel compilations (default: the 
 _FORCE = flags.DEFINE_bool("force", False, "Build anew, whatever is cached or installed.")
 _CHECK_ONLY = flags.DEFINE_bool("check_only", False, "Only check the installed Horovod.")
 
-# What Horovod's XLA operations include. They exist for GPUs alone: without GPUs the file's body is
-# empty, and empty headers in front of the others let its includes pass on every TensorFlow.
-_XLA_HEADERS = {
-    "tensorflow/compiler/tf2xla/xla_op_kernel.h": None,
-    "tensorflow/compiler/tf2xla/xla_op_registry.h": None,
-    "tensorflow/compiler/xla/client/xla_builder.h": "xla/hlo/builder/xla_builder.h",
-    "tensorflow/compiler/xla/service/custom_call_target_registry.h": (
-        "xla/service/custom_call_target_registry.h"
-    ),
-    "tensorflow/compiler/xla/service/hlo.pb.h": "xla/service/hlo.pb.h",
-    "tensorflow/compiler/xla/shape.h": "xla/shape.h",
-    "tensorflow/compiler/xla/xla_data.pb.h": "xla/xla_data.pb.h",
-}
-_XLA_SOURCE = "horovod/tensorflow/xla_mpi_ops.cc"
-
 _CHECK_SCRIPT = """
 import tensorflow as tf, horovod.tensorflow as hvd
 hvd.init()
 total = float(hvd.allreduce(tf.constant(1.0 + hvd.rank()), op=hvd.Sum))
 assert hvd.size() == 2 and total == 3.0, f"{hvd.size()} ranks, sum {total} instead of 3"
 """
-
-
-class BuildError(Exception):
-    """A reason why Horovod cannot be built here, and the fix."""
 
 
 def say(text):
@@ -87,7 +69,9 @@ def tensorflow_version():
 def wanted_version(tensorflow, nccl, mpi):
     """Horovod's version with a local part that names what it is built for (PEP 440)."""
     options = [option for option, on in (("nccl", nccl), ("mpi", mpi)) if on] or ["cpu"]
-    local = ".".join(["tf" + tensorflow.replace("-", ".").replace("+", "."), *options])
+    local = ".".join(
+        ["tf" + tensorflow.replace("-", ".").replace("+", "."), *options, str(REVISION)]
+    )
     return f"{VERSION}+{local}"
 
 
@@ -106,12 +90,6 @@ def _stamp(distribution):
 
 def default_cache():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tf-lars" / "horovod"
-
-
-def environment(**extra):
-    """The processes' environment: this interpreter's programs first on PATH."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return os.environ | {"PATH": path} | extra
 
 
 def run(command, log, timeout=None, **options):
@@ -148,82 +126,6 @@ def explained(log, failure):
     return BuildError(f"{tail(log)}\n{failure}\nThe whole log: {log}")
 
 
-def check_tools(nccl, mpi):
-    """Everything the build needs besides what it downloads, before anything is downloaded."""
-    missing = [name for name in BUILD_MODULES if importlib.util.find_spec(name) is None]
-    if importlib.util.find_spec("pip") is None:
-        missing.append("pip")
-    path = environment()["PATH"]
-    if shutil.which("cmake", path=path) is None and "HOROVOD_CMAKE" not in os.environ:
-        missing.append("cmake")
-    if missing:
-        raise BuildError(
-            f"The build needs {', '.join(missing)}: pip install 'tf-lars[horovod]' brings them."
-        )
-    compiler = os.environ.get("CXX")
-    if not any(
-        shutil.which(name, path=path) for name in ([compiler] if compiler else ["c++", "g++"])
-    ):
-        raise BuildError(
-            f"No C++ compiler found ({f'CXX={compiler}' if compiler else 'c++ or g++'}): install "
-            "one (Debian: apt-get install g++) or set CXX."
-        )
-    if mpi and shutil.which("mpicxx", path=path) is None:
-        raise BuildError(
-            "--mpi was asked for and no MPI is here (mpicxx): install one (Debian: apt-get install "
-            "libopenmpi-dev) or leave --mpi away; Gloo needs nothing."
-        )
-    return _gpu_environment() if nccl else {}
-
-
-def _gpu_environment():
-    cuda = _find_cuda()
-    include, library = _find_nccl(cuda)
-    return {
-        "HOROVOD_GPU": "CUDA",
-        "HOROVOD_GPU_OPERATIONS": "NCCL",
-        "HOROVOD_CUDA_HOME": str(cuda),
-        "HOROVOD_NCCL_INCLUDE": str(include),
-        "HOROVOD_NCCL_LIB": str(library),
-        "HOROVOD_NCCL_LINK": "SHARED",
-        "LDFLAGS": f"{os.environ.get('LDFLAGS', '')} -Wl,-rpath,{library}".strip(),
-    }
-
-
-def _find_cuda():
-    nvcc = shutil.which("nvcc")
-    candidates = [
-        _CUDA_HOME.value,
-        *([] if _CUDA_HOME.value else [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]),
-        *([Path(nvcc).resolve().parent.parent] if nvcc and not _CUDA_HOME.value else []),
-    ]
-    for candidate in filter(None, candidates):
-        if (Path(candidate) / "bin" / "nvcc").exists():
-            return Path(candidate)
-    looked = ", ".join(str(c) for c in candidates if c)
-    raise BuildError(
-        f"--nccl was asked for and no CUDA toolkit was found (bin/nvcc in {looked}): install it or "
-        "name it with --cuda_home=DIR."
-    )
-
-
-def _find_nccl(cuda):
-    """NCCL's include and library folders: a given one, the system's, or pip's nvidia-nccl."""
-    if _NCCL_HOME.value:
-        homes = [Path(_NCCL_HOME.value)]
-    else:
-        homes = [Path(p) / "nvidia" / "nccl" for p in sys.path if p] + [cuda, Path("/usr")]
-    for home in homes:
-        libraries = [home / "lib", home / "lib64", *home.glob("lib/*-linux-gnu")]
-        for library in libraries:
-            if (home / "include" / "nccl.h").exists() and list(library.glob("libnccl.so*")):
-                return home / "include", library
-    raise BuildError(
-        "--nccl was asked for and NCCL was not found (include/nccl.h and lib/libnccl.so in "
-        f"{', '.join(map(str, homes))}): install it or name it with --nccl_home=DIR."
-    )
-
-
 def fetch_sdist(cache):
     """Horovod's source from the package index or the cache, its checksum checked."""
     path = cache / SDIST
@@ -253,36 +155,9 @@ def fetch_sdist(cache):
     return path
 
 
-def prepare_source(sdist, folder, nccl):
-    """Unpacks the source and makes its XLA file fit this TensorFlow; returns (source, CXXFLAGS)."""
-    shutil.unpack_archive(sdist, folder)  # its checksum was checked
-    source = folder / f"horovod-{VERSION}"
-    if nccl:
-        _mend_xla_source(source / _XLA_SOURCE)
-        return source, ""
-    for header in _XLA_HEADERS:
-        path = folder / "include" / header
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return source, f"-I{folder / 'include'}"
-
-
-def _mend_xla_source(path):
-    """Points the includes to where this TensorFlow keeps them (they moved after 2.18)."""
-    spec = importlib.util.find_spec("tensorflow")
-    include = Path(spec.submodule_search_locations[0]) / "include"
-    text = path.read_text()
-    moved = {old: new for old, new in _XLA_HEADERS.items() if new and not (include / old).exists()}
-    for old, new in moved.items():
-        text = text.replace(f'"{old}"', f'"{new}"')
-    if moved:
-        text = text.replace("::xla::StatusOr", "::absl::StatusOr")
-    path.write_text(text)
-
-
 def build_wheel(version, cache, nccl, mpi):
     """Compiles the wheel and moves it into the cache in one step; returns its path."""
-    gpu = check_tools(nccl, mpi)
+    gpu = check_tools(nccl, mpi, _CUDA_HOME.value, _NCCL_HOME.value)
     sdist = fetch_sdist(cache)
     jobs = _JOBS.value or len(os.sched_getaffinity(0))
     say(f"compiling Horovod {version} ({jobs} at a time; two cores need about two minutes)")

@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import socket
 import sys
@@ -94,9 +95,7 @@ class _Watch(threading.Thread):
         atexit.register(self._end)
         where = f"host {socket.gethostname()}, process {os.getpid()}"
         seen, since, warned = None, time.monotonic(), False
-        beat = 0
-        while not self._ended.wait(BEAT_SECONDS):
-            beat += 1
+        for beat in itertools.count():
             self._store.put(f"alive.{self._rank}", f"{beat} {where}")
             sign = self._store.get(f"alive.{self._next}")
             silence = time.monotonic() - since
@@ -110,6 +109,8 @@ class _Watch(threading.Thread):
                     f"rank {self._next} ({seen.partition(' ')[2]}) has given no sign of life for "
                     f"{silence:.0f} s: it is stopped, or its machine cannot be reached"
                 )
+            if self._ended.wait(BEAT_SECONDS):
+                return
 
     def _end(self):
         """A rank that ends takes its sign away: it is not missed."""
@@ -123,7 +124,7 @@ def _once(store, show):
     def hook(kind, error, trace):
         rank = horovod.rank() if horovod.is_initialized() else 0
         if _is_consequence(error):
-            return _say(f"rank {rank} stops, because another rank has ended or does not answer")
+            return _say(f"rank {rank} stops, because {_culprit(store)}")
         if store:
             key = hashlib.sha256(f"{kind.__name__}: {error}".encode()).hexdigest()[:16]
             time.sleep(min(0.2 * rank, 2.0))  # the lowest rank with it comes first
@@ -134,6 +135,15 @@ def _once(store, show):
         return show(kind, error, trace)
 
     return hook
+
+
+def _culprit(store, most=64):
+    """Who has ended before this rank, as far as the signs of life say."""
+    ranks = range(min(horovod.size(), most)) if store and horovod.is_initialized() else []
+    ended = [str(r) for r in ranks if (store.get(f"alive.{r}") or "").startswith(_ENDED)]
+    if ended:
+        return f"rank {', '.join(ended)} has ended and takes part no more"
+    return "another rank has died or does not answer"
 
 
 def _is_consequence(error):
