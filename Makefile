@@ -6,7 +6,7 @@ TRAIN_ARGS ?=
 TEST_ARGS ?=
 
 VENV := .venv/bin
-# The environment's own programs come first: horovodrun starts `python` by name.
+# The environment's own programs come first: Horovod starts `python` by name.
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 PYTEST = python -m pytest -m "not study" $(TEST_ARGS)
@@ -24,7 +24,7 @@ setup-test:
 	@$(PYTHON) tools/bootstrap.py horovod test
 
 train: setup
-	@horovodrun -np 2 python -m trainers.train \
+	@python -m tf_lars.horovod.run -np 2 python -m trainers.train \
 	  --flagfile=configs/digits_resnet20_lars_b512.flags --run_dir=$(RUN_DIR) $(TRAIN_ARGS)
 
 test: setup-test

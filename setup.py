@@ -44,8 +44,9 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "tf-lars-train=trainers.train:cli",
+            "tf-lars-train=trainers.train:main",
             "tf-lars-build-horovod=tf_lars.horovod.build:cli",
+            "tf-lars-run=tf_lars.horovod.run:main",
         ]
     },
     classifiers=[
