@@ -19,7 +19,8 @@ def draw(rows, title, path):
     _plot(rate, rows, "learning_rate", "learning rate")
     rate.set(title="Learning rate", xlabel="epoch")
     for axes in (accuracy, loss):
-        axes.legend(frameon=False)
+        if axes.has_data():
+            axes.legend(frameon=False)
     for axes in (accuracy, loss, rate):
         axes.grid(alpha=0.3)
     figure.suptitle(title)

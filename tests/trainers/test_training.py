@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import keras
@@ -10,17 +11,24 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from tests.trainers.small_runs import config, small_model, stripes, train  # noqa: F401
+from tests.trainers.small_runs import config, stripes, tiny_network, train
 from trainers import checkpoints, flags, recording
 from trainers.errors import ConfigError
+from trainers.models import MODELS
 
-pytestmark = pytest.mark.usefixtures("small_model")
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", tiny_network)
+        yield
 
 
-@pytest.fixture
-def finished(tmp_path, small_model):  # noqa: F811
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
     """A run directory and its summary."""
-    return tmp_path / "run", train(tmp_path / "run", random_shift=1, eval_every=2)
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, train(folder, random_shift=1, eval_every=2)
 
 
 def final_weights(folder):
@@ -99,23 +107,15 @@ def test_the_flags_file_of_a_run_runs_it_again(finished, tmp_path):
     assert_equal_weights(folder, tmp_path / "again")
 
 
-def stop_in(epoch, monkeypatch, number=signal.SIGTERM):
-    """Sends a signal to this process once, when the first step of an epoch has been done."""
-    original = recording.Speed.on_train_batch_end
+def stop_in(epoch, monkeypatch):
+    """Sends SIGTERM to this process in an epoch."""
+    original = recording.Speed.on_epoch_begin
 
-    def on_train_batch_end(self, batch, logs=None):
-        original(self, batch, logs)
-        if len(self_epochs) == epoch and batch == 0:
-            os.kill(os.getpid(), number)
+    def on_epoch_begin(self, index, logs=None):
+        original(self, index, logs)
+        if index + 1 == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    self_epochs = []
-    begin = recording.Speed.on_epoch_begin
-
-    def on_epoch_begin(self, number, logs=None):
-        begin(self, number, logs)
-        self_epochs.append(number)
-
-    monkeypatch.setattr(recording.Speed, "on_train_batch_end", on_train_batch_end)
     monkeypatch.setattr(recording.Speed, "on_epoch_begin", on_epoch_begin)
 
 
@@ -132,7 +132,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_weights(tmp_path, monkeypa
     assert_equal_weights(tmp_path / "whole", tmp_path / "stopped")
     assert summary["final_top1"] == whole["final_top1"]
     stripped = [
-        [{k: v for k, v in row.items() if "seconds" not in k and "second" not in k} for row in r]
+        [{key: value for key, value in row.items() if "second" not in key} for row in r]
         for r in (rows(tmp_path / "whole"), rows(tmp_path / "stopped"))
     ]
     assert stripped[0] == stripped[1]
@@ -153,25 +153,30 @@ def kill_after(epoch, monkeypatch):
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_die)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path, monkeypatch, caplog, capsys, damage
-):
-    changes = {"eval_every": 1}
-    train(tmp_path / "whole", **changes)
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run that ended without a word after its third checkpoint."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(3, patch)
         with pytest.raises(Killed):
-            train(tmp_path / "killed", **changes)
-    newest = tmp_path / "killed" / "checkpoints" / "epoch-00003.npz"
+            train(folder, random_shift=1, eval_every=1)
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    finished, killed, tmp_path, caplog, capsys, damage
+):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    newest = folder / "checkpoints" / "epoch-00003.npz"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    kept = {"truncated": data[: len(data) // 2], "changed": data, "empty": b""}[damage]
-    newest.write_bytes(kept)
-    train(tmp_path / "killed", **changes)
+    newest.write_bytes({"truncated": data[: len(data) // 2], "changed": data, "empty": b""}[damage])
+    train(folder, random_shift=1, eval_every=1)
     assert "epoch-00003.npz is damaged" in caplog.text
     assert "Going on after epoch 2" in capsys.readouterr().out
-    assert_equal_weights(tmp_path / "whole", tmp_path / "killed")
+    assert_equal_weights(finished[0], folder)
 
 
 def test_a_write_that_fails_leaves_the_older_file_whole(finished):
