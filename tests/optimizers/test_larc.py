@@ -20,7 +20,7 @@ INNERS = {
     "Ftrl": lambda: keras.optimizers.Ftrl(0.1),
     "Lamb": lambda: keras.optimizers.Lamb(0.1),
     "Lion": lambda: keras.optimizers.Lion(0.1),
-    "Muon": lambda: keras.optimizers.Muon(0.1),
+    "Muon": lambda: keras.optimizers.Muon(0.1, weight_decay=None, adam_weight_decay=None),
     "Nadam": lambda: keras.optimizers.Nadam(0.1),
     "RMSprop": lambda: keras.optimizers.RMSprop(0.1, centered=True),
     "SGD": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),

@@ -124,7 +124,7 @@ def test_novograd_agrees_with_optax(b1, b2, decay):
         0.0, beta_1=b1, beta_2=b2, epsilon=1e-6, weight_decay=decay, exclude_from_weight_decay=None
     )
     actual = ours_after(ours, (starts, gradients, [rate] * len(run[1])))
-    assert_close(actual, [np.float64(p) for p in parameters])
+    assert_close(actual, [np.float64(p) for p in parameters], 2e-6)  # float32 on both sides
 
 
 @QUICK

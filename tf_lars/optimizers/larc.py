@@ -136,7 +136,6 @@ class LARC(LayerwiseOptimizer):
         self.optimizer._iterations.assign_add(1)
 
     def _adapted(self, layers, grads, variables, numbers):
-        grads, replicas = self._summed_over_replicas(grads, variables)
         weights = [ops.convert_to_tensor(variable) for variable in variables]
         norms = self.norms_of_inputs(layers, weights, grads, [{}] * len(layers), l2_norm)
         ratios = self._masked(
@@ -149,17 +148,18 @@ class LARC(LayerwiseOptimizer):
         for k, (layer, w, g) in enumerate(zip(layers, weights, grads, strict=True)):
             s = self._layer_scalars(layer, numbers, {}, {})
             d = decayed(ops.cast(w, layer.compute_dtype), g, s.weight_decay)
-            adapted.append(ops.cast(ratios[k] / replicas, layer.compute_dtype) * d)
+            adapted.append(
+                ops.cast(ratios[k] / self._times_summed_again(), layer.compute_dtype) * d
+            )
         return adapted
 
-    def _summed_over_replicas(self, grads, variables):
-        """The gradients of all tf.distribute replicas, and how often the inner optimizer will add
-        them up again."""
+    def _times_summed_again(self):
+        """How often a Keras optimizer adds up the gradients of tf.distribute's replicas, which are
+        whole already; this package's own do so before `_backend_update_step`."""
         strategy = getattr(self, "_distribution_strategy", None)
-        if strategy is None or strategy.num_replicas_in_sync == 1:
-            return grads, 1
-        pairs = self._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
-        return [gradient for gradient, _ in pairs], strategy.num_replicas_in_sync
+        if strategy is None or isinstance(self.optimizer, LayerwiseOptimizer):
+            return 1
+        return strategy.num_replicas_in_sync
 
     def ratios(self, norms, s):
         ratio = trust_ratio.lars_sum(
