@@ -32,7 +32,8 @@ class Mixing:
     MixUp blends them in shares drawn from Beta(α, α) (Zhang et al. 2018, arXiv 1710.09412). CutMix
     puts a rectangle of the other image into the first and mixes the labels by area (Yun et al.
     2019, arXiv 1905.04899); the area is drawn from Beta(a, a) too, with an a below the bound for
-    each batch, as Keras's layer does. With both, each batch is mixed by one or the other, as likely as not.
+    each batch, as Keras's layer does. With both, each batch is mixed by one or the other, as likely
+    as not.
 
     Args:
         mixup: α, in (0, 1]; 0 for none.

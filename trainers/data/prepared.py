@@ -7,18 +7,19 @@ from trainers.data.arrays import ArrayDataSet
 from trainers.data.preparing import Unprepared, prepare_once
 from trainers.errors import ConfigError
 
+_MNIST_FILES = (
+    "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+    "t10k-labels-idx1-ubyte.gz from "
+)
+
 # What to download by hand on a machine without a network.
 _DOWNLOADS = {
-    "imagenet2012": (
-        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "
-        "from https://image-net.org/download-images (after registering)"
-    ),
+    "imagenet2012": "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+    "https://image-net.org/download-images (after registering)",
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     "cifar100": "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-    "mnist": "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz of "
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    "fashion_mnist": "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz of "
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "mnist": f"{_MNIST_FILES}https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "fashion_mnist": _MNIST_FILES + "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 }
 
 
@@ -46,6 +47,8 @@ def _prepare(builder):
 
     downloads = pathlib.Path(builder.data_dir_root, "downloads")
     manual = downloads / "manual"
+    if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        manual /= builder.name  # MNIST's files and Fashion-MNIST's have the same names
     try:
         manual.mkdir(parents=True, exist_ok=True)
         config = tfds.download.DownloadConfig(manual_dir=manual)
@@ -68,8 +71,10 @@ def _load_arrays(name, data_dir, workers):
     import tensorflow_datasets as tfds
 
     builder = prepared_builder(name, data_dir, workers)
-    splits = [builder.as_dataset(split=split, batch_size=-1) for split in ("train", "test")]
-    train, test = ((s["image"], s["label"]) for s in tfds.as_numpy(splits))
+    wanted = tfds.decode.PartialDecoding({"image": True, "label": True})
+    whole = builder.as_dataset(batch_size=-1, decoders=wanted)
+    arrays = {split: tfds.as_numpy(whole[split]) for split in ("train", "test")}
+    train, test = ((s["image"], s["label"]) for s in arrays.values())
     return ArrayDataSet(
         name,
         builder.info.features["label"].num_classes,
