@@ -419,7 +419,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     @property
     def update_norms(self):
         """The last step's norm of what the ratio divides by, ‖u‖ or ‖g + βw‖, of each variable."""
-        return self._by_path(*self.measured_names or ("gradient",))
+        return self._by_path((*self.measured_names, "gradient")[0])
 
     def _by_path(self, name):
         if not self.built:
