@@ -117,7 +117,21 @@ def worker_pids(pid):
     return found
 
 
-def horovodrun(command, np=2, *, timeout=180, env=None, options=(), check=True, meanwhile=None):
+HOROVODRUN = (str(BIN / "horovodrun"),)
+QUICK_LAUNCHER = (sys.executable, "-m", "tf_lars.horovod.run")  # horovodrun, seconds sooner
+
+
+def horovodrun(
+    command,
+    np=2,
+    *,
+    timeout=180,
+    env=None,
+    options=(),
+    check=True,
+    meanwhile=None,
+    launcher=HOROVODRUN,
+):
     """Runs `horovodrun -np NP OPTIONS COMMAND` and returns a `Finished`.
 
     Args:
@@ -128,10 +142,11 @@ def horovodrun(command, np=2, *, timeout=180, env=None, options=(), check=True, 
         options: further options of horovodrun; with `--host-discovery-script` it is elastic.
         check: fail, showing what all ranks printed, unless the job ends with 0.
         meanwhile: called with horovodrun's pid while the job runs, for tests that do harm to it.
+        launcher: what stands in the place of `horovodrun`.
     """
     with tempfile.TemporaryDirectory(prefix="tf_lars_job_") as name:
         folder = pathlib.Path(name)
-        line = [str(BIN / "horovodrun"), "--gloo", "-np", str(np), *options, *map(str, command)]
+        line = [*launcher, "--gloo", "-np", str(np), *options, *map(str, command)]
         began = time.monotonic()
         with (folder / "output").open("w") as output:
             process = subprocess.Popen(
@@ -223,6 +238,7 @@ class Job:
                 timeout=self._timeout,
                 env=self._env,
                 check=False,
+                launcher=QUICK_LAUNCHER,
             )
         finished = self._finished[np]
         outcomes = {r: values.get(function.__name__) for r, values in finished.reports.items()}

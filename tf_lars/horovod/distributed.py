@@ -61,12 +61,14 @@ class Distributed:
         """Leaves a variable's gradient to each rank alone, as for a layer that only it has."""
         self.reduction.register_local(var)
 
+    @tf.autograph.experimental.do_not_convert
     def reduce_gradients(self, gradients, variables):
         """The gradients combined over the ranks, for training loops that need them themselves."""
         if not self._checked:
             check_optimizer(self, variables, gradients)
             type(self)._checked = True
         reduced = self.reduction(gradients, variables)
+        self.__dict__["_reduced"] = True
         if self.passes_factor == 1:
             return reduced
         return [None if g is None else scaled(g, self.passes_factor) for g in reduced]
@@ -85,6 +87,7 @@ class Distributed:
         finally:
             del self.__dict__["_captured"]
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None, **kwargs):
         if "_captured" in self.__dict__:
             self._captured.update(grads=list(grads), variables=trainable_variables, **kwargs)
@@ -92,9 +95,10 @@ class Distributed:
         grads = list(grads)
         if self._reduces_in_apply and grads:
             grads = self.reduce_gradients(grads, trainable_variables or self._trainable_variables)
-        self.__dict__["_reduced"] = self._reduces_in_apply or not any(g is not None for g in grads)
+        if not self._reduces_in_apply:
+            self.__dict__["_reduced"] = not any(g is not None for g in grads)
         super().apply(grads, trainable_variables, **kwargs)
-        if not self.__dict__.pop("_reduced") and not self._skipped_the_update():
+        if not self.__dict__.pop("_reduced", True) and not self._skipped_the_update():
             raise RuntimeError(
                 f"{self.own_class.__name__}.apply does not call keras.optimizers.Optimizer.apply, "
                 "so its gradients were not combined over the ranks: call "
@@ -113,7 +117,6 @@ class Distributed:
     def _clip_gradients(self, grads):
         if not self._reduces_in_apply:
             grads = self.reduce_gradients(grads, self._pending)
-            self.__dict__["_reduced"] = True
         return super()._clip_gradients(grads)
 
     def _overwrite_variables_directly_with_gradients(self, grads, vars):

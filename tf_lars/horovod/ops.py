@@ -40,6 +40,7 @@ def _moved(collective, value, *args, **kwargs):
     return tf.bitcast(result, tf.bfloat16)
 
 
+@tf.autograph.experimental.do_not_convert
 def allreduce(
     value,
     name=None,
@@ -90,6 +91,7 @@ def allreduce(
     return _narrow(result, tensor.dtype)
 
 
+@tf.autograph.experimental.do_not_convert
 def grouped_allreduce(tensors, *args, name=None, **kwargs):
     """Combines a list of values over the ranks in as few operations as they have types.
 
@@ -117,6 +119,7 @@ def grouped_allreduce(tensors, *args, name=None, **kwargs):
     return results
 
 
+@tf.autograph.experimental.do_not_convert
 def reducescatter(value, name=None, op=Average, **kwargs):
     """Combines a value over the ranks and leaves each with its part of the first dimension.
 
@@ -131,6 +134,7 @@ def reducescatter(value, name=None, op=Average, **kwargs):
     return _narrow(result, tensor.dtype)
 
 
+@tf.autograph.experimental.do_not_convert
 def grouped_reducescatter(tensors, *args, **kwargs):
     """`reducescatter` of a list of values of one type; arguments as Horovod's."""
     tensors = [_tensor(tensor) for tensor in tensors]
@@ -138,6 +142,7 @@ def grouped_reducescatter(tensors, *args, **kwargs):
     return [_narrow(r, t.dtype) for r, t in zip(results, tensors, strict=True)]
 
 
+@tf.autograph.experimental.do_not_convert
 def allgather(value, name=None, **kwargs):
     """Joins the ranks' values along the first dimension, which may differ between ranks.
 
@@ -149,11 +154,13 @@ def allgather(value, name=None, **kwargs):
     return _moved(horovod.allgather, value, name=name, **kwargs)
 
 
+@tf.autograph.experimental.do_not_convert
 def grouped_allgather(tensors, name=None, **kwargs):
     """`allgather` of a list of values of one type; arguments as Horovod's."""
     return horovod.grouped_allgather([_tensor(t) for t in tensors], name=name, **kwargs)
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast(value, root_rank, name=None, **kwargs):
     """The root rank's value on every rank.
 
@@ -166,17 +173,20 @@ def broadcast(value, root_rank, name=None, **kwargs):
     return _moved(horovod.broadcast, value, root_rank, name=name, **kwargs)
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_(variables, root_rank, name=None, process_set=global_process_set):
     """Gives variables the root rank's values in place; arguments as `broadcast`'s."""
     variables = [tf_variable(variable) for variable in variables]
     return horovod.broadcast_(variables, root_rank, name=name, process_set=process_set)
 
 
+@tf.autograph.experimental.do_not_convert
 def alltoall(tensor, splits=None, name=None, **kwargs):
     """Sends part i of a value's first dimension to rank i; arguments as Horovod's."""
     return _moved(horovod.alltoall, tensor, splits, name=name, **kwargs)
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=global_process_set):
     """The root rank's object on every rank; the others may pass anything, None for instance."""
     del session
@@ -184,12 +194,14 @@ def broadcast_object(obj, root_rank=0, session=None, name=None, process_set=glob
     return horovod.broadcast_object(obj, root_rank, name=name, process_set=process_set)
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_object_fn(root_rank=0, session=None, name=None, process_set=global_process_set):
     """A function of one object that is `broadcast_object` with the arguments given here."""
     del session
     return lambda obj: broadcast_object(obj, root_rank, name=name, process_set=process_set)
 
 
+@tf.autograph.experimental.do_not_convert
 def allgather_object(obj, session=None, name=None, process_set=global_process_set):
     """The ranks' objects as a list in the order of the ranks."""
     del session
@@ -197,6 +209,7 @@ def allgather_object(obj, session=None, name=None, process_set=global_process_se
     return horovod.allgather_object(obj, name=name, process_set=process_set)
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_global_variables(root_rank):
     """Refuses: TensorFlow 2 keeps no list of all variables.
 

@@ -64,10 +64,16 @@ class Reduction:
     @property
     def alone(self):
         """Whether there is nobody to combine gradients with (in elastic jobs: never for sure)."""
+        if self.process_set.process_set_id is None:
+            raise ValueError(
+                f"{self.process_set} is not known to Horovod: pass it to "
+                "hvd.init(process_sets=[...]) or to hvd.add_process_set"
+            )
         if not self.process_set.included():
             return True
         return self.process_set.size() == 1 and not _elastic()
 
+    @tf.autograph.experimental.do_not_convert  # inside a user's own tf.function
     def __call__(self, gradients, variables):
         """The gradients combined over the ranks, in the order given; None stays None."""
         if self.alone:

@@ -16,6 +16,7 @@ class _DistributedTape:
         """Leaves a source's gradient to each rank alone."""
         self.reduction.register_local(source)
 
+    @tf.autograph.experimental.do_not_convert
     def gradient(self, target, sources, output_gradients=None, use_generic_names=False, **kwargs):
         """As `tf.GradientTape.gradient`, combined over the ranks; `sources` may be nested."""
         del use_generic_names  # names are the same on every rank anyway
@@ -23,6 +24,7 @@ class _DistributedTape:
         flat = self.reduction(_flat(gradients), _flat(sources))
         return tf.nest.pack_sequence_as(gradients, flat)
 
+    @tf.autograph.experimental.do_not_convert
     def get_local_and_global_gradients(self, target, sources, *args, **kwargs):
         """The (source, gradient) pairs of local sources, and those of the others."""
         pairs = list(zip(sources, self.gradient(target, sources, *args, **kwargs), strict=True))
@@ -35,6 +37,7 @@ def _flat(structure):
     return tf.nest.flatten(structure, expand_composites=False)
 
 
+@tf.autograph.experimental.do_not_convert
 def DistributedGradientTape(
     gradtape,
     device_dense="",
@@ -98,6 +101,7 @@ def DistributedGradientTape(
     return tape
 
 
+@tf.autograph.experimental.do_not_convert
 def PartialDistributedGradientTape(gradtape, *args, local_layers=None, **kwargs):
     """`DistributedGradientTape` that leaves the gradients of some layers to each rank alone.
 

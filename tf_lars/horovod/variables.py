@@ -52,6 +52,7 @@ def _buffers(variables):
         yield run
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_variables(
     variables, root_rank, process_set=horovod.global_process_set, inplace=False
 ):
@@ -82,6 +83,7 @@ def broadcast_variables(
             variable.assign(_from_bytes(data, value))
 
 
+@tf.autograph.experimental.do_not_convert
 def average_variables(variables, process_set=horovod.global_process_set):
     """Gives every rank the mean of the variables over the ranks, computed in float32.
 

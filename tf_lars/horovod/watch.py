@@ -52,7 +52,7 @@ def init(*args, **kwargs):
 
 @functools.cache
 def _start(store):
-    sys.excepthook = _once(store, sys.excepthook)
+    sys.excepthook = _once(store, horovod.rank(), horovod.size(), sys.excepthook)
     if store and os.environ.get("TF_LARS_WATCH") != "0":
         _Watch(store, horovod.rank(), horovod.size()).start()
 
@@ -118,13 +118,12 @@ class _Watch(threading.Thread):
         self._store.put(f"alive.{self._rank}", _ENDED)
 
 
-def _once(store, show):
+def _once(store, rank, size, show):
     """An exception hook: the first rank with an exception shows it, others with the same do not."""
 
     def hook(kind, error, trace):
-        rank = horovod.rank() if horovod.is_initialized() else 0
         if _is_consequence(error):
-            return _say(f"rank {rank} stops, because {_culprit(store)}")
+            return _say(f"rank {rank} stops, because {_culprit(store, size)}")
         if store:
             key = hashlib.sha256(f"{kind.__name__}: {error}".encode()).hexdigest()[:16]
             time.sleep(min(0.2 * rank, 2.0))  # the lowest rank with it comes first
@@ -137,9 +136,9 @@ def _once(store, show):
     return hook
 
 
-def _culprit(store, most=64):
+def _culprit(store, size, most=64):
     """Who has ended before this rank, as far as the signs of life say."""
-    ranks = range(min(horovod.size(), most)) if store and horovod.is_initialized() else []
+    ranks = range(min(size, most)) if store else []
     ended = [str(r) for r in ranks if (store.get(f"alive.{r}") or "").startswith(_ENDED)]
     if ended:
         return f"rank {', '.join(ended)} has ended and takes part no more"
