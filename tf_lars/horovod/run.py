@@ -4,8 +4,8 @@
 
 Horovod's launcher loads TensorFlow twice to ask how Horovod was built, which takes seconds and
 prints a dozen lines, and it ends a failed job with a traceback of its own. Here the answer comes
-from the version that `tf_lars.horovod.build` gave the installed Horovod, and the reason is one line.
-Elastic jobs, several hosts and every other option work as with `horovodrun`.
+from the version that `tf_lars.horovod.build` gave the installed Horovod, and the reason is one
+line. Elastic jobs, several hosts and every other option work as with `horovodrun`.
 """
 
 import sys
@@ -20,12 +20,20 @@ def answer_from_the_version(launch):
         launch.mpi_built = lambda verbose=False: "mpi" in local
 
 
+def keep_out_of_helpers():
+    """Keeps Horovod's helper processes from importing this module, and with it TensorFlow."""
+    module = sys.modules["__main__"]
+    module.__spec__ = None
+    vars(module).pop("__file__", None)
+
+
 def main():
     """Runs `horovodrun` with this process's arguments."""
     try:
         from horovod.runner import launch
 
         answer_from_the_version(launch)
+        keep_out_of_helpers()
         launch.run_commandline()
     except (ImportError, metadata.PackageNotFoundError):
         sys.exit("Horovod is not installed: run python -m tf_lars.horovod.build")
