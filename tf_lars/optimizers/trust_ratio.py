@@ -51,9 +51,12 @@ def larc_clipped(ratio, learning_rate):
 
 
 def bounded(ratio, minimum=None, maximum=None):
-    """The ratio within [minimum, maximum]; None leaves that side open."""
+    """The ratio within [minimum, maximum]; None leaves that side open.
+
+    `full_like`, as Keras on PyTorch would round a Python number to float32 first.
+    """
     if minimum is not None:
-        ratio = ops.maximum(ratio, minimum)
+        ratio = ops.maximum(ratio, ops.full_like(ratio, minimum))
     if maximum is not None:
-        ratio = ops.minimum(ratio, maximum)
+        ratio = ops.minimum(ratio, ops.full_like(ratio, maximum))
     return ratio
