@@ -22,7 +22,7 @@ import horovod.tensorflow as horovod
 import keras
 import tensorflow as tf
 
-from tf_lars.horovod.guards import check_optimizer
+from tf_lars.horovod.guards import check_first_step, optimizer_settings
 from tf_lars.horovod.reduction import scaled
 
 
@@ -65,7 +65,7 @@ class Distributed:
     def reduce_gradients(self, gradients, variables):
         """The gradients combined over the ranks, for training loops that need them themselves."""
         if not self._checked:
-            check_optimizer(self, variables, gradients)
+            check_first_step(self.reduction, variables, gradients, optimizer_settings(self))
             type(self)._checked = True
         reduced = self.reduction(gradients, variables)
         self.__dict__["_reduced"] = True

@@ -93,28 +93,28 @@ def describe_variables(variables):
     """Position, shape and type of each variable; names may differ between ranks."""
     described = {"number of variables": len(variables)}
     for i, variable in enumerate(variables):
-        kind = f"{tuple(variable.shape)} {tf.as_dtype(variable.dtype).name}"
+        kind = f"{variable.shape} {tf.as_dtype(variable.dtype).name}"
         described[f"variable {i}"] = kind
     return described
 
 
-def check_optimizer(optimizer, variables, gradients):
-    """Before a distributed optimizer's first step: versions, settings, variables and gradients.
+def check_first_step(reduction, variables, gradients, settings):
+    """Before the first reduction: versions, variables, gradients and settings are compared.
 
     Not in elastic jobs, where ranks come later than others.
     """
-    reduction = optimizer.reduction
     if reduction.alone or os.environ.get("HOROVOD_ELASTIC") == "1":
         return
+    described = describe_variables(variables)
+    for i, gradient in enumerate(gradients):
+        described[f"gradient {i}"] = _kind(gradient)
     with tf.init_scope():  # a collective now, not in the graph being built
-        check_same_settings(versions(), "versions", reduction.process_set)
-        described = describe_variables(variables)
-        for i, gradient in enumerate(gradients):
-            described[f"gradient {i}"] = _kind(gradient)
-        check_same_settings(described, "variables", reduction.process_set)
-        check_same_settings(
-            _optimizer_settings(optimizer), "optimizer settings", reduction.process_set
-        )
+        for what, values in (
+            ("versions", versions()),
+            ("variables", described),
+            ("optimizer settings", settings | reduction.described()),
+        ):
+            check_same_settings(values, what, reduction.process_set)
 
 
 def _kind(gradient):
@@ -123,7 +123,8 @@ def _kind(gradient):
     return "sparse" if isinstance(gradient, tf.IndexedSlices) else "dense"
 
 
-def _optimizer_settings(optimizer):
+def optimizer_settings(optimizer):
+    """What a distributed optimizer must have the same on all ranks."""
     try:
         config = optimizer.get_config()
     except (TypeError, ValueError, NotImplementedError):
@@ -134,7 +135,6 @@ def _optimizer_settings(optimizer):
     return {
         "optimizer": optimizer.own_class.__name__,
         **_flattened(config),
-        **optimizer.reduction.described(),
         "backward passes added up": optimizer.passes_factor,
     }
 

@@ -3,8 +3,11 @@
 import horovod.tensorflow as horovod
 import tensorflow as tf
 
+from tf_lars.horovod.guards import check_first_step
 from tf_lars.horovod.optimizer import variables_of
 from tf_lars.horovod.reduction import make_reduction
+
+_checked = set()  # process sets whose ranks were compared: tapes come and go at every step
 
 
 class _DistributedTape:
@@ -21,7 +24,11 @@ class _DistributedTape:
         """As `tf.GradientTape.gradient`, combined over the ranks; `sources` may be nested."""
         del use_generic_names  # names are the same on every rank anyway
         gradients = super().gradient(target, sources, output_gradients, **kwargs)
-        flat = self.reduction(_flat(gradients), _flat(sources))
+        sources, flat = _flat(sources), _flat(gradients)
+        if self.reduction.process_set not in _checked and not self.reduction.alone:
+            check_first_step(self.reduction, sources, flat, {})
+            _checked.add(self.reduction.process_set)
+        flat = self.reduction(flat, sources)
         return tf.nest.pack_sequence_as(gradients, flat)
 
     @tf.autograph.experimental.do_not_convert
