@@ -99,6 +99,15 @@ class TrainConfig:
     denominator: str | None = _option(
         "LARS: norm below the trust ratio; sum if unset.", None, choices=("sum", "joint")
     )
+    adapt_1d: bool | None = _option(
+        "LARS: let biases and BatchNorm decay and be adapted as well, as in the paper.", None
+    )
+    beta_1: float | None = _option("LAMB: β₁; 0.9 if unset.", None, low=0.0, high=0.9999)
+    beta_2: float | None = _option("LAMB: β₂; 0.999 if unset.", None, low=0.0, high=0.999999)
+    bias_correction: bool | None = _option("LAMB: divide by 1 − βᵗ; true if unset.", None)
+    global_clipnorm: float | None = _option(
+        "LAMB: largest norm of all gradients together; no bound if unset.", None, above=0.0
+    )
 
     # Schedule
     epochs: int = _option("Passes over the training data.", low=1)

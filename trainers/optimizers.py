@@ -13,9 +13,12 @@ def lars(
     trust_coefficient=0.001,
     momentum_rule="scaled",
     denominator="sum",
+    adapt_1d=False,
 ):
-    """LARS; variables with one axis (biases, BatchNorm) neither decay nor are adapted."""
+    """LARS; variables with one axis (biases, BatchNorm) are left out unless `adapt_1d`."""
     from tf_lars.optimizers import LARS
+
+    excluded = None if adapt_1d else "1d"
 
     return LARS(
         learning_rate,
@@ -25,6 +28,29 @@ def lars(
         trust_coefficient=trust_coefficient,
         momentum_rule=momentum_rule,
         denominator=denominator,
+        exclude_from_weight_decay=excluded,
+        exclude_from_layer_adaptation=excluded,
+    )
+
+
+def lamb(
+    learning_rate,
+    weight_decay=0.0,
+    beta_1=0.9,
+    beta_2=0.999,
+    bias_correction=True,
+    global_clipnorm=None,
+):
+    """LAMB; variables with one axis (biases, BatchNorm) neither decay nor are adapted."""
+    from tf_lars.optimizers import LAMB
+
+    return LAMB(
+        learning_rate,
+        weight_decay=weight_decay,
+        beta_1=beta_1,
+        beta_2=beta_2,
+        bias_correction=bias_correction,
+        global_clipnorm=global_clipnorm,
     )
 
 
@@ -38,4 +64,4 @@ def sgd(learning_rate, momentum=0.9, nesterov=False, weight_decay=0.0):
     return L2SGD(learning_rate, momentum=momentum, nesterov=nesterov, l2=weight_decay)
 
 
-OPTIMIZERS = {"lars": lars, "sgd": sgd}
+OPTIMIZERS = {"lamb": lamb, "lars": lars, "sgd": sgd}
