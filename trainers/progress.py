@@ -22,8 +22,10 @@ def shows_on_terminal():
     try:
         while pid > 1:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if b"horovodrun" in file.read():
-                    return os.path.realpath(f"/proc/{pid}/fd/1").startswith("/dev/pts/")
+                words = [os.path.basename(word) for word in file.read().split(b"\0")[:2]]
+            stdout = os.path.realpath(f"/proc/{pid}/fd/1")
+            if b"horovodrun" in words and stdout.startswith("/dev/pts/"):
+                return True
             with open(f"/proc/{pid}/stat") as file:
                 pid = int(file.read().rpartition(")")[2].split()[1])
     except OSError:
