@@ -42,7 +42,7 @@ def test_flags_become_a_config():
         ({"model": "resnet21"}, "--model=resnet21 is unknown. Did you mean resnet"),
         ({"dataset": "digit"}, "--dataset=digit is unknown. Did you mean digits?"),
         ({"optimizer": "lasr"}, "--optimizer=lasr is unknown. Did you mean lars"),
-        ({"optimizer": "qqqq"}, "--optimizer=qqqq is unknown. Allowed: lars"),
+        ({"optimizer": "qqqq"}, "--optimizer=qqqq is unknown. Allowed: lamb, lars"),
         ({"lr_schedule": "poly"}, "--lr_schedule=poly is unknown. Did you mean polynomial"),
         ({"lr_scaling": "liner"}, "--lr_scaling=liner is unknown. Did you mean linear"),
         ({"learning_rate": 0.0}, "--learning_rate must be greater than 0; got 0.0"),
