@@ -26,7 +26,7 @@ def _wait_for(condition, seconds=120):
     raise TimeoutError("the job did not come to the point that the test waits for")
 
 
-def _elastic_job(folder, hosts, meanwhile, pause):
+def _elastic_job(folder, hosts, meanwhile, pause=0.1, pause_alone=0.1):
     """Runs the script elastically; `meanwhile(steps)` does harm, `steps()` lists what was done."""
     folder = pathlib.Path(folder)
     (folder / "hosts").write_text("".join(f"{host}:1\n" for host in hosts))
@@ -44,7 +44,7 @@ def _elastic_job(folder, hosts, meanwhile, pause):
     options = ["--min-np", 1, "--max-np", 2, "--network-interfaces", "lo"]
     options += ["--blacklist-cooldown-range", 2, 4, "--host-discovery-script", discovery]
     job = workers.horovodrun(
-        [sys.executable, SCRIPT, log, pause],
+        [sys.executable, SCRIPT, log, pause, pause_alone],
         len(hosts),
         options=[str(option) for option in options],
         meanwhile=lambda pid: meanwhile(steps),
@@ -67,11 +67,11 @@ def _check_results(job):
         assert np.allclose(weights, expected, rtol=0, atol=1e-6)
 
 
-def _kill_once(folder, seed, pause=0.1):
+def _kill_once(folder, seed):
     """Kills a random worker at a random moment of the training."""
     generator = random.Random(seed)
     rank = generator.randrange(2)
-    duration = generator.uniform(0, 0.8 * pause * elastic_training.STEPS * elastic_training.EPOCHS)
+    duration = generator.uniform(0, 0.08 * elastic_training.STEPS * elastic_training.EPOCHS)
     killed = []
 
     def kill(steps):
@@ -81,7 +81,7 @@ def _kill_once(folder, seed, pause=0.1):
         os.kill(pid or max(done), signal.SIGKILL)
         killed.append(pid or max(done))
 
-    job, steps = _elastic_job(folder, ["localhost", "127.0.0.1"], kill, pause)
+    job, steps = _elastic_job(folder, ["localhost", "127.0.0.1"], kill)
     assert len(steps[killed[0]]) < elastic_training.STEPS * elastic_training.EPOCHS
     _check_results(job)
     return job
@@ -104,9 +104,9 @@ def test_a_worker_that_joins_takes_over_the_state_and_takes_part(tmp_path):
     def add_a_host(steps):
         _wait_for(lambda: any(len(lines) >= 3 for lines in steps().values()))
         hosts.write_text("localhost:1\n127.0.0.1:1\n")
-        # The first worker is slow enough for the second to start, and goes on with it.
 
-    job, steps = _elastic_job(tmp_path, ["localhost"], add_a_host, pause=1.0)
+    # Alone, the first worker is slow enough for the second to start before it is done.
+    job, steps = _elastic_job(tmp_path, ["localhost"], add_a_host, pause_alone=2.0)
     _check_results(job)
     assert len(steps) == 2
     first, second = sorted(steps.values(), key=len, reverse=True)
