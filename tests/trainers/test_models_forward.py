@@ -153,7 +153,7 @@ for name in names:
     images = np.random.default_rng(1).normal(size=(2, 72, 72, 3)).astype("float32")
     np.save(f"{folder}/{name}-{keras.backend.backend()}.npy", model.predict(images, verbose=0))
 """
-BOTH = ("resnet18", "wide_resnet16_4", "alexnet", "mobilenet_v1_0.25", "mobilenet_v2_0.35")
+BOTH = ("resnet18", "alexnet", "mobilenet_v1_0.25")
 
 
 def test_the_networks_compute_the_same_on_jax(tmp_path):
