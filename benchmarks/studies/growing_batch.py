@@ -25,7 +25,7 @@ SEEDS = range(5)
 SETTINGS = {
     # first batch, rate, epochs, largest batch, hidden units
     "digits": (16, 0.02, 40, 360, 64),
-    "mnist": (64, 0.05, 12, 6000, 128),
+    "mnist": (128, 0.1, 8, 6000, 64),
 }
 ARMS = {"decay": "decay the rate", "grow": "grow the batch"}
 FIGURE = pathlib.Path("docs/images/growing_batch.png")
@@ -39,7 +39,9 @@ def train(name, data, arm, seed):
     decay = WarmupStep(rate, [per_epoch * epochs * k // 4 for k in (1, 2, 3)], factor=0.2)
     sizes, schedule = BatchSizeSchedule([batch]), decay
     if arm == "grow":
-        sizes, schedule = grow_batch(decay, max_batch=largest, batch=batch, examples=len(x))
+        sizes, schedule = grow_batch(
+            decay, max_batch=largest, batch=batch, examples=len(x), multiple_of=batch
+        )
     keras.utils.set_random_seed(seed)
     inputs = keras.Input(x.shape[1:])
     hidden_layer = keras.layers.Dense(hidden, "relu")(inputs)

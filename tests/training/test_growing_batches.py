@@ -82,6 +82,9 @@ def test_a_grown_run_equals_the_same_steps_by_hand():
 def test_what_fit_cannot_follow_is_refused():
     with pytest.raises(ValueError, match="shrinks: Keras's fit"):
         GrowingBatches(rows(), BatchSizeSchedule([20, 10], [1]), 200)
+    growing = GrowingBatches(rows(), SCHEDULE, 200)
+    with pytest.raises(ValueError, match="micro_batch_size=16 is larger than the smallest batch"):
+        large(16).fit(growing.dataset, callbacks=[growing], verbose=0)
     with pytest.raises(ValueError, match="below the 4 workers"):
         GrowingBatches(rows(), BatchSizeSchedule([2, 8], [1]), 200, workers=4)
     with pytest.raises(ValueError, match="grows past the data set"):

@@ -16,6 +16,7 @@ from tests.training.models import (
 from tf_lars.optimizers import LARS
 from tf_lars.training.ghost_batch_norm import GhostBatchNormalization
 from tf_lars.training.large_batch_model import LargeBatchModel, large_batch
+from tf_lars.training.mean_norms import PerExampleNorms
 
 
 def ghost():
@@ -286,6 +287,22 @@ def test_saving_and_loading_goes_on_where_it_stopped(tmp_path):
     assert_same_weights(fit(model, x, y, 64, 2), fit(loaded, x, y, 64, 2), tolerance=0)
 
 
+@pytest.mark.parametrize("source", ["two_batch", PerExampleNorms(4, 7)])
+def test_the_source_of_mean_norms_is_saved(source):
+    model = large(8, mean_norms=source)
+    copied = LargeBatchModel.from_config(model.get_config())
+    assert copied.get_config()["mean_norms"] == model.get_config()["mean_norms"]
+    assert copied.micro_batch_size == 8
+
+
+def test_arguments_of_fit_may_be_positional():
+    x, y = data(64)
+    steps = []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: steps.append(b))
+    large(16).fit(x, y, 32, 2, 0, [callback])
+    assert len(steps) == 4
+
+
 def test_callbacks_see_every_step():
     steps = []
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: steps.append(logs))
@@ -315,6 +332,13 @@ def test_a_loss_that_is_no_mean_is_refused(reduction):
     x, y = data(16)
     with pytest.raises(ValueError, match="needs a mean"):
         large(8, loss=loss).fit(x, y, verbose=0)
+
+
+def test_other_backends_are_refused(monkeypatch):
+    inputs, outputs = tensors()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="TensorFlow backend, not on 'jax'"):
+        LargeBatchModel(inputs, outputs)
 
 
 def test_only_models_are_wrapped_and_only_once():

@@ -80,14 +80,14 @@ class AdaptiveBatches(keras.callbacks.Callback):
         self.theta, self.max_growth = theta, max_growth
         self.multiple_of, self.workers = multiple_of, workers
         self.history = []
-        ends = tf.data.Dataset.from_generator(
-            self._ends, output_signature=tf.TensorSpec([None], tf.int64)
+        sizes = tf.data.Dataset.from_generator(
+            self._sizes, output_signature=tf.TensorSpec([None], tf.int64)
         )
-        self.dataset = ends.flat_map(lambda ends: batched(rows, ends)).prefetch(2)
+        unit = multiple_of // workers
+        self.dataset = sizes.flat_map(lambda sizes: batched(rows, sizes, unit)).prefetch(2)
 
-    def _ends(self):
-        share = self.batch // self.workers
-        yield np.arange(1, self.examples // self.batch + 1) * share
+    def _sizes(self):
+        yield np.full(self.examples // self.batch, self.batch // self.workers)
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append(self.batch)

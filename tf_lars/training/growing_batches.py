@@ -1,5 +1,7 @@
 """A `tf.data` pipeline whose batches follow a `BatchSizeSchedule`, for Keras's `fit`."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,8 +22,9 @@ class GrowingBatches(keras.callbacks.Callback):
 
     Raises:
         ValueError: a batch is below the number of workers, not divisible by it, or larger than the
-            data set; or batches shrink, which `fit` cannot follow (it takes no more steps in an
-            epoch than in the first).
+            data set; a micro-batch is larger than a worker's smallest batch (in `fit`); or batches
+            shrink, which `fit` cannot follow (it takes no more steps in an epoch than in the
+            first).
 
     Example:
         >>> growing = GrowingBatches(rows.shuffle(60000), schedule, examples=60000)
@@ -38,33 +41,51 @@ class GrowingBatches(keras.callbacks.Callback):
             )
         self.schedule, self.examples, self.workers = schedule, examples, workers
         self._epoch = 0
-        ends = tf.data.Dataset.from_generator(
-            self._ends, output_signature=tf.TensorSpec([None], tf.int64)
+        sizes = tf.data.Dataset.from_generator(
+            self._sizes, output_signature=tf.TensorSpec([None], tf.int64)
         )
-        self.dataset = ends.flat_map(lambda ends: batched(rows, ends)).prefetch(2)
+        unit = math.gcd(*schedule.batches) // workers
+        self.dataset = sizes.flat_map(lambda sizes: batched(rows, sizes, unit)).prefetch(2)
+
+    def set_model(self, model):
+        super().set_model(model)
+        size = getattr(model, "micro_batch_size", None) or 1
+        if size > min(self.schedule.batches) // self.workers:
+            raise ValueError(
+                f"micro_batch_size={size} is larger than the smallest batch of a worker, "
+                f"{min(self.schedule.batches) // self.workers} rows "
+                f"(batches={list(self.schedule.batches)}, {self.workers} workers)."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
-    def _ends(self):
-        sizes = np.array(self.schedule.epoch(self._epoch, self.examples))
-        yield np.cumsum(sizes // self.workers)
+    def _sizes(self):
+        yield np.array(self.schedule.epoch(self._epoch, self.examples)) // self.workers
 
 
-def batched(rows, ends):
-    """The rows in batches that end at the rows `ends`."""
-    sizes = tf.concat([ends[:1], ends[1:] - ends[:-1]], 0)
+def batched(rows, sizes, unit):
+    """The rows in batches of the given sizes, each a multiple of `unit`."""
+    # Grouping costs time for each element, so rows are grouped in pieces as large as will do.
+    counts = sizes // unit
+    ends = tf.cumsum(counts)
 
-    def number(index, row):
+    def number(index, piece):
         return tf.searchsorted(ends, [index], side="right", out_type=tf.int64)[0]
 
-    batches = (
-        rows.take(ends[-1])
-        .enumerate()
-        .group_by_window(
-            number,
-            lambda key, window: window.batch(sizes[key]),
-            window_size_func=lambda key: sizes[key],
+    def joined(key, window):
+        return window.batch(counts[key]).map(
+            lambda index, pieces: keras.tree.map_structure(_flat, pieces)
         )
+
+    pieces = rows.batch(unit, drop_remainder=True).take(ends[-1])
+    return pieces.enumerate().group_by_window(
+        number, joined, window_size_func=lambda key: counts[key]
     )
-    return batches.map(lambda index, row: row)
+
+
+def _flat(pieces):
+    """[pieces, unit, …] as [rows, …]."""
+    flat = tf.reshape(pieces, tf.concat([[-1], tf.shape(pieces)[2:]], 0))
+    flat.set_shape([None, *pieces.shape[2:]])
+    return flat

@@ -57,14 +57,18 @@ class LargeBatchModel(LargeBatchStep, keras.Model):
         self._large_batch = settings
 
     def get_config(self):
-        return {**super().get_config(), "micro_batch_size": self.micro_batch_size}
+        return {
+            **super().get_config(),
+            "micro_batch_size": self.micro_batch_size,
+            "mean_norms": mean_norm_sources.serialise(self._large_batch.source),
+        }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        size = config.pop("micro_batch_size", None)
+        size, source = config.pop("micro_batch_size"), config.pop("mean_norms")
         model = super().from_config(config, custom_objects)
-        model._large_batch.micro_batch_size = size
+        model._large_batch = _settings(size, source)
         return model
 
 
@@ -101,6 +105,11 @@ def large_batch(model, micro_batch_size=None, mean_norms="microbatch"):
 
 
 def _settings(micro_batch_size, source):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "LargeBatchModel runs on Keras's TensorFlow backend, not on "
+            f"{keras.backend.backend()!r}; the optimizers and schedules run on every backend."
+        )
     size = micro_batch_size
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"micro_batch_size={size!r} must be a whole number, at least 1, or None.")

@@ -164,16 +164,25 @@ _BY_NAME = {
 
 
 def source(value):
-    """A source from its name, or the object itself.
+    """A source from its name, from what `serialise` gave, or the object itself.
 
     Raises:
         ValueError: the name is unknown, or the object no source.
     """
     if isinstance(value, str) and value in _BY_NAME:
         return _BY_NAME[value]()
+    if isinstance(value, dict):
+        return PerExampleNorms(**value)
     if isinstance(value, tuple(_BY_NAME.values())):
         return value
     raise ValueError(
         f"mean_norms={value!r} must be one of {', '.join(map(repr, _BY_NAME))}, or an object such "
         "as PerExampleNorms(examples=8, every=10)."
     )
+
+
+def serialise(value):
+    """A source as a name, or as a dict of `PerExampleNorms`' arguments."""
+    if isinstance(value, PerExampleNorms):
+        return {"examples": value.examples, "every": value.every}
+    return value.name

@@ -30,6 +30,7 @@ LossScaleOptimizer), and takes from such an optimizer
 """
 
 import dataclasses
+import inspect
 
 import keras
 import tensorflow as tf
@@ -59,7 +60,10 @@ class LargeBatchStep:
 
     @property
     def observers(self):
-        """Objects whose `observe(statistics)` is called in every step, within the graph."""
+        """Objects whose `observe(statistics)` is called in every step, within the graph.
+
+        `fit` takes them from its callbacks. With several workers, all need the same ones.
+        """
         return self._large_batch.observers
 
     @observers.setter
@@ -79,8 +83,9 @@ class LargeBatchStep:
         settings = self._large_batch
         settings.counted_by = micro_batches.counted_by(self.loss)
 
-    def fit(self, x=None, y=None, batch_size=None, **kwargs):
-        callbacks = kwargs.get("callbacks") or []
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
+        callbacks = given.arguments.get("callbacks") or []
         self.observers = [
             callback
             for callback in getattr(callbacks, "callbacks", callbacks)
@@ -89,7 +94,7 @@ class LargeBatchStep:
         if self.compiled:
             self._prepare()
             self._check_rows(_batch_rows(x, batch_size))
-        return super().fit(x, y, batch_size, **kwargs)
+        return super().fit(x, y, batch_size, *args, **kwargs)
 
     def make_train_function(self, force=False):
         # XLA takes neither a loop over pieces of a batch of any size nor Horovod's operations, so
