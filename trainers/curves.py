@@ -28,7 +28,23 @@ def draw(rows, title, path):
     plt.close(figure)
 
 
-def _plot(axes, rows, name, label, scale=1.0):
-    points = [(row["epoch"], row[name] * scale) for row in rows if row.get(name) is not None]
+def compare(rows_of, path):
+    """Draws the test accuracy of several runs, {name: rows}, over epochs and over updates."""
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+    for axes, along in zip(panels, ("epoch", "updates"), strict=True):
+        for name, rows in rows_of.items():
+            _plot(axes, rows, "val_top1", name, scale=100, along=along)
+        axes.set(xlabel=along.rstrip("s") + "s", title="Top-1 on the test images (%)")
+        axes.grid(alpha=0.3)
+    if panels[0].has_data():
+        panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _plot(axes, rows, name, label, scale=1.0, along="epoch"):
+    points = [(row[along], row[name] * scale) for row in rows if row.get(name) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=label)

@@ -218,7 +218,7 @@ def _average_moving_statistics(model, workers):
 
 def _without_optimizer(model):
     """The same network, not compiled: what is saved needs neither Horovod nor the optimizer."""
-    copy = keras.models.clone_model(model)
+    copy = type(model).from_config(model.get_config())  # clone_model would compile it again
     copy.set_weights(model.get_weights())
     return copy
 

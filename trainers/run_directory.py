@@ -12,6 +12,7 @@ import sys
 import time
 from importlib import metadata
 
+from trainers.config import TrainConfig
 from trainers.errors import ConfigError
 from trainers.flags import to_flags
 
@@ -57,6 +58,26 @@ class RunDirectory:
     def summary(self):
         """The summary of a finished run, None of one that is not."""
         return self._read_json("summary.json")
+
+    def config(self):
+        """The TrainConfig of the run that the folder holds, None without one."""
+        settings = self._read_json("config.json")
+        if settings is None:
+            return None
+        values = settings["config"]
+        if values["lr_milestones"] is not None:
+            values["lr_milestones"] = tuple(values["lr_milestones"])
+        return TrainConfig(**values)
+
+    def plan(self):
+        """The derived numbers of the run that the folder holds, a dict; None without one."""
+        settings = self._read_json("config.json")
+        return settings and settings["derived"]
+
+    def metrics(self):
+        """The rows of metrics.jsonl, none without it."""
+        path = self.path("metrics.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def write_json(self, name, value):
         self.write_text(name, json.dumps(value, indent=2) + "\n")

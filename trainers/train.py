@@ -4,17 +4,14 @@ The same line behind `horovodrun -np N` trains it on N workers. Exit codes: 0 tr
 settings cannot work, 3 the loss diverged, 75 stopped by SIGTERM: the same command goes on.
 """
 
-import sys
 import time
 
-from absl import app
 from absl import flags as absl_flags
 
-from trainers import flags, startup
+from trainers import command, flags, startup
 from trainers.data import DATASETS
-from trainers.errors import ConfigError
 
-BAD_SETTINGS, DIVERGED, STOPPED = 2, 3, 75
+DIVERGED, STOPPED = 3, 75
 _BEGAN = time.time()
 
 absl_flags.adopt_module_key_flags(flags)
@@ -34,15 +31,7 @@ def train(argv):
 
 
 def main():
-    """Runs `train`; bad settings are answered by rank 0 alone, in one message."""
-    try:
-        app.run(train, flags_parser=flags.parse)
-    except ConfigError as error:
-        if startup.launched_rank_and_size()[0] == 0:
-            print(f"trainers.train: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(2)  # horovodrun ends all workers with the first: rank 0 speaks before
-        sys.exit(BAD_SETTINGS)
+    command.run("trainers.train", train, flags.parse)
 
 
 if __name__ == "__main__":

@@ -87,3 +87,16 @@ def test_bad_settings_end_with_one_line_and_exit_code_2(tmp_path, arguments, mes
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert done.stdout == "" and not (tmp_path / "run").exists()
+
+
+def test_evaluate_finds_the_accuracy_of_the_summary_again(two_workers):
+    folder, _ = two_workers
+    done = subprocess.run(
+        [sys.executable, "-m", "trainers.evaluate", f"--run_dir={folder}"],
+        capture_output=True,
+        text=True,
+        cwd=workers.ROOT,
+        env=workers.environment({"TF_CPP_MIN_LOG_LEVEL": "2"}),
+    )
+    accuracy = json.loads((folder / "summary.json").read_text())["final_top1"]
+    assert f"Top-1 on 360 test images: {accuracy:.2%}" in done.stdout, done.stderr
