@@ -18,7 +18,7 @@ from tf_lars import CLARS, LAMB, LANS, LARC, LARS, NovoGrad, OrScale
 
 FIXTURES = Path(__file__).with_name("fixtures")
 EXCLUSIONS = {
-    "exclude_from_weight_decay": ["1d", "^model/head/"],
+    "exclude_from_weight_decay": ["1d", "(^|/)head/"],
     "exclude_from_layer_adaptation": ["bias"],
 }
 OPTIMIZERS = {

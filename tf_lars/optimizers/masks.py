@@ -169,11 +169,18 @@ def serialise(argument, entries):
     return [_serialised(argument, entry) for entry in entries]
 
 
+def _exactly(path):
+    """A pattern for one variable, with and without the model's name, which Keras puts before the
+    paths of a Sequential model's variables, but not when it loads the model from a file."""
+    first, slash, rest = path.partition("/")
+    return f"^({re.escape(first)}/)?{re.escape(rest)}$" if slash else f"^{re.escape(path)}$"
+
+
 def _serialised(argument, entry):
     if isinstance(entry, (str, dict)):
         return entry
     if is_variable(entry):
-        return f"^{re.escape(path_of(entry))}$"
+        return _exactly(path_of(entry))
     return arguments.serialised_callable(argument, entry)
 
 
