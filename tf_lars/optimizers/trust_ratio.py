@@ -53,10 +53,10 @@ def larc_clipped(ratio, learning_rate):
 def bounded(ratio, minimum=None, maximum=None):
     """The ratio within [minimum, maximum]; None leaves that side open.
 
-    `full_like`, as Keras on PyTorch would round a Python number to float32 first.
+    The product, as Keras on PyTorch would round a Python number alone to float32.
     """
     if minimum is not None:
-        ratio = ops.maximum(ratio, ops.full_like(ratio, minimum))
+        ratio = ops.maximum(ratio, minimum * ops.ones_like(ratio))
     if maximum is not None:
-        ratio = ops.minimum(ratio, ops.full_like(ratio, maximum))
+        ratio = ops.minimum(ratio, maximum * ops.ones_like(ratio))
     return ratio
