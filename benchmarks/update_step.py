@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.shapes import MODELS
+from tests.optimizers import timm_optimizers
 from tf_lars import LAMB, LARS
 
 RATE, DECAY = 1e-3, 1e-2
@@ -137,7 +138,7 @@ def contenders():
         table["torch SGD momentum, fused"] = lambda n: torch_step(
             lambda torch, p: torch.optim.SGD(p, lr=RATE, momentum=0.9, fused=True), n
         )
-    if importlib.util.find_spec("timm"):
+    if timm_optimizers.make_importable():
         table["timm Lars"] = lambda n: torch_step(timm_make("Lars", momentum=0.9), n)
         table["timm Lamb"] = lambda n: torch_step(timm_make("Lamb"), n)
     return table

@@ -1,6 +1,10 @@
 """Two CPU devices for the tests that distribute, set before the backend makes its first tensor."""
 
+import importlib.util
+
 import keras
+
+collect_ignore = [] if importlib.util.find_spec("timm") else ["test_torch_timm_parity.py"]
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf

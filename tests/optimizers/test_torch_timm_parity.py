@@ -1,12 +1,16 @@
 """LARS and LAMB against timm's, in float64 PyTorch; collected where both are installed."""
 
+import importlib
+
 import pytest
 import torch
 
+from tests.optimizers import timm_optimizers
 from tests.optimizers.test_public_parity import RATES, assert_relative, keras_after, random_run
 from tf_lars import LAMB, LARS
 
-timm_optim = pytest.importorskip("timm.optim")
+timm_optimizers.make_importable()
+timm_optim = importlib.import_module("timm.optim")
 NOTHING_EXCLUDED = {"exclude_from_weight_decay": None, "exclude_from_layer_adaptation": None}
 
 
