@@ -126,7 +126,8 @@ def _kind(gradient):
 def optimizer_settings(optimizer):
     """What a distributed optimizer must have the same on all ranks."""
     try:
-        config = optimizer.get_config()
+        with tf.init_scope():  # it reads variables, which a graph being built cannot
+            config = optimizer.get_config()
     except (TypeError, ValueError, NotImplementedError):
         config = {}  # one that cannot be saved can still be trained with
     config.pop("name", None)  # Keras counts its names up
