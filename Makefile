@@ -37,6 +37,8 @@ test: setup-test
 # make torch   add PyTorch and timm to the environment: `make test` and `make bench` then include them
 torch: setup-test
 	@$(PYTHON) tools/bootstrap.py torch
+	@# Only timm.optim is used; timm's other needs (torchvision) would bring another PyTorch.
+	@python -m pip install --quiet --no-deps -c requirements.lock timm
 
 # make study   the long measurements behind the docs (hours)
 study: setup-test

@@ -39,7 +39,7 @@ setup(
         "gpu": [TENSORFLOW.replace("tensorflow", "tensorflow[and-cuda]")],
         "test": ["hypothesis", "jax", "optax", "pytest", "pytest-timeout", "ruff"],
         "bench": ["jax", "optax"],
-        "torch": ["timm", "torch"],
+        "torch": ["torch"],
         "docs": ["mkdocs>=1.6"],
     },
     entry_points={
