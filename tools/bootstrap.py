@@ -74,7 +74,8 @@ def check_machine():
 
 def check_compiler():
     """Horovod is compiled here; better to know before the downloads."""
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    names = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["c++", "g++"]
+    if not any(map(shutil.which, names)):
         raise SetupError(
             "No C++ compiler found: Horovod is built from source. Install g++ (or set CXX)."
         )
@@ -97,12 +98,20 @@ def step(name, made_from, action, message):
     temporary.replace(stamp)
 
 
+def remove_environment():
+    """Renames it first: what an interruption leaves is then nobody's environment."""
+    rubbish = ENVIRONMENT.with_name(f".venv-removed-{os.getpid()}")
+    if ENVIRONMENT.exists():
+        ENVIRONMENT.rename(rubbish)
+    shutil.rmtree(rubbish, ignore_errors=True)
+
+
 def make_environment():
     if ENVIRONMENT.exists() and not STEPS.exists():
         raise SetupError(
             f"{ENVIRONMENT} exists and was not made by this set-up. Move it away first."
         )
-    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+    remove_environment()
     STEPS.mkdir(parents=True)
     venv.create(ENVIRONMENT, symlinks=True, with_pip=False)
     run([*find_pip(), "install", "--quiet", "-c", LOCK, "pip", "setuptools", "wheel"],
@@ -169,6 +178,8 @@ def main(extras):
             build_horovod()
     except SetupError as error:
         sys.exit(f"set-up: failed\n{error}")
+    except OSError as error:
+        sys.exit(f"set-up: failed\n{explain(str(error), str(error) + '.')}")
     except KeyboardInterrupt:
         sys.exit("\nset-up: interrupted; the same command goes on from here")
 

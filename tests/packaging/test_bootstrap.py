@@ -89,3 +89,19 @@ def test_an_unreachable_index_is_explained(tmp_path):
     assert result.returncode != 0
     assert "index could not be reached" in result.stderr and "PIP_INDEX_URL" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_on_the_way_is_answered_without_a_traceback(bootstrap, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bootstrap.venv, "create", full)
+    with pytest.raises(SystemExit, match=r"The disk is full\. Free about 6 GiB"):
+        bootstrap.main([])
+
+
+def test_a_compiler_behind_a_wrapper_counts(bootstrap, monkeypatch, tmp_path):
+    (tmp_path / "ccache").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "ccache g++")
+    bootstrap.check_compiler()
