@@ -129,8 +129,7 @@ def _open(run, config, plan, workers):
     problem = done = None
     if workers.rank == 0:
         try:
-            run.open(config, plan)
-            done = run.summary()
+            done = run.open(config, plan)
         except ConfigError as error:
             problem = str(error)
     problem, done = workers.broadcast((problem, done))

@@ -42,16 +42,30 @@ class RunDirectory:
     def open(self, config, plan):
         """Makes the folder and writes what is known before training.
 
+        A finished run is left as it is. A run that goes on keeps the settings of its first start,
+        and environment.json gets one more entry under "starts".
+
+        Returns:
+            The summary if the run is finished, None otherwise.
+
         Raises:
-            ConfigError: the folder holds another run, or cannot be written.
+            ConfigError: the folder holds another run, cannot be read, or cannot be written.
         """
         try:
+            begun = self._check_same_run(config)
+            summary = self.summary()
+            if summary is not None:
+                return summary
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_same_run(config)
-            settings = {"config": dataclasses.asdict(config), "derived": dataclasses.asdict(plan)}
-            self.write_json("config.json", settings)
-            self.write_json("environment.json", environment(plan.world_size))
-            self.write_text("flags.txt", _flags_file(config, plan.world_size))
+            self._remove_unfinished()
+            starts = (self._read_json("environment.json") or {"starts": []})["starts"]
+            starts.append(environment(plan.world_size))
+            self.write_json("environment.json", {"starts": starts})
+            if not begun:
+                self.write_text("flags.txt", _flags_file(config, plan.world_size))
+                values = {"config": dataclasses.asdict(config), "derived": dataclasses.asdict(plan)}
+                self.write_json("config.json", values)  # the last: it says that the run has begun
+            return None
         except OSError as error:
             raise ConfigError(f"--run_dir={self.folder} cannot be written: {error}") from error
 
@@ -61,17 +75,20 @@ class RunDirectory:
 
     def config(self):
         """The TrainConfig of the run that the folder holds, None without one."""
-        settings = self._read_json("config.json")
+        settings = self._settings()
         if settings is None:
             return None
         values = settings["config"]
-        if values["lr_milestones"] is not None:
+        if values.get("lr_milestones") is not None:
             values["lr_milestones"] = tuple(values["lr_milestones"])
-        return TrainConfig(**values)
+        try:
+            return TrainConfig(**values)
+        except TypeError as error:  # an option that this version does not know, or misses
+            raise ConfigError(f"{self.path('config.json')} cannot be used: {error}") from error
 
     def plan(self):
         """The derived numbers of the run that the folder holds, a dict; None without one."""
-        settings = self._read_json("config.json")
+        settings = self._settings()
         return settings and settings["derived"]
 
     def metrics(self):
@@ -108,11 +125,36 @@ class RunDirectory:
             return json.loads(self.path(name).read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise ConfigError(
+                f"--run_dir={self.folder} cannot be used: its {name} cannot be read ({error}). "
+                "Give another --run_dir, or remove that folder."
+            ) from error
+
+    def _settings(self):
+        """The content of config.json, None without it."""
+        settings = self._read_json("config.json")
+        if settings is None:
+            return None
+        parts = settings if isinstance(settings, dict) else {}
+        if not all(isinstance(parts.get(part), dict) for part in ("config", "derived")):
+            raise ConfigError(
+                f"--run_dir={self.folder} holds something else: its config.json was not written "
+                "by trainers.train. Give another --run_dir."
+            )
+        return settings
+
+    def _remove_unfinished(self):
+        """Removes what a writer that was killed has left behind: see `write`."""
+        for pattern in (".tmp-[0-9]*-*", "checkpoints/.tmp-[0-9]*-*"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
     def _check_same_run(self, config):
-        before = self._read_json("config.json")
+        """Whether the folder holds this run already."""
+        before = self._settings()
         if before is None:
-            return
+            return False
         now = json.loads(json.dumps(dataclasses.asdict(config)))
         changed = [
             f"--{name} was {before['config'].get(name)}, now {value}"
@@ -124,6 +166,7 @@ class RunDirectory:
                 f"--run_dir={self.folder} holds another run: {'; '.join(changed)}. "
                 "Give another --run_dir, or remove that folder."
             )
+        return True
 
 
 def environment(world_size):

@@ -34,6 +34,10 @@ def lines_of(output, rank, stream="stdout"):
     return re.findall(rf"^\[{rank}\]<{stream}>:(.*)$", output, re.MULTILINE)
 
 
+def starts_of(folder):
+    return json.loads((folder / "environment.json").read_text())["starts"]
+
+
 def test_two_workers_end_with_identical_weights(two_workers):
     _, job = two_workers
     assert "The weights are identical on all 2 workers" in lines_of(job.output, 0)
@@ -59,7 +63,7 @@ def test_the_workers_print_no_tensorflow_chatter(two_workers):
 
 def test_the_run_directory_knows_of_two_workers(two_workers):
     folder, _ = two_workers
-    assert json.loads((folder / "environment.json").read_text())["world_size"] == 2
+    assert starts_of(folder)[0]["world_size"] == 2
     derived = json.loads((folder / "config.json").read_text())["derived"]
     assert (derived["local_batch_size"], derived["steps_per_epoch"]) == (256, 3)
     assert "horovodrun -np 2" in (folder / "flags.txt").read_text()

@@ -60,7 +60,7 @@ def test_a_run_writes_down_what_it_was_and_what_came_out(finished):
     settings = json.loads((folder / "config.json").read_text())
     assert settings["config"]["learning_rate"] == 0.1
     assert settings["derived"]["steps_per_epoch"] == 3
-    where = json.loads((folder / "environment.json").read_text())
+    (where,) = json.loads((folder / "environment.json").read_text())["starts"]
     assert where["world_size"] == 1 and where["versions"]["keras"] == keras.__version__
     assert [row["epoch"] for row in rows(folder)] == [1, 2, 3, 4]
     assert [("val_top1" in row) for row in rows(folder)] == [False, True, False, True]
@@ -77,11 +77,17 @@ def test_the_saved_model_has_the_accuracy_that_the_summary_says(finished):
     assert np.mean(np.argmax(logits, -1) == labels) == pytest.approx(summary["final_top1"])
 
 
+def contents(folder):
+    """The bytes and the time of every file."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
 def test_a_finished_run_is_left_as_it_is(finished, capsys):
     folder, summary = finished
-    before = (folder / "final.keras").stat().st_mtime_ns
+    before = contents(folder)
     assert train(folder, random_shift=1, eval_every=2) == summary
-    assert (folder / "final.keras").stat().st_mtime_ns == before
+    assert contents(folder) == before
     assert "This run is finished" in capsys.readouterr().out
 
 
@@ -91,6 +97,22 @@ def test_a_directory_with_another_run_is_refused(finished):
         train(folder, random_shift=1, eval_every=2, epochs=5, seed=1)
     for part in (f"--run_dir={folder} holds another run", "--epochs was 4, now 5", "--seed was 0"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "its config.json cannot be read"),
+        ("config.json", '{"name": "of another program"}', "holds something else"),
+        ("config.json", "[]", "holds something else"),
+        ("summary.json", "", "its summary.json cannot be read"),
+    ],
+)
+def test_a_directory_whose_files_are_not_of_a_run_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"--run_dir={tmp_path} .*{message}"):
+        train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
@@ -164,6 +186,20 @@ def killed(tmp_path_factory):
         with pytest.raises(Killed):
             train(folder, random_shift=1, eval_every=1)
     return folder
+
+
+def test_a_run_that_goes_on_keeps_its_first_settings_and_adds_a_start(killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    first = {name: (folder / name).read_bytes() for name in ("config.json", "flags.txt")}
+    (before,) = json.loads((folder / "environment.json").read_text())["starts"]
+    left = [folder / ".tmp-123-metrics.jsonl", folder / "checkpoints" / ".tmp-123-epoch-00004.npz"]
+    for path in left:
+        path.write_text("half")
+    train(folder, random_shift=1, eval_every=1)
+    assert {name: (folder / name).read_bytes() for name in first} == first
+    starts = json.loads((folder / "environment.json").read_text())["starts"]
+    assert len(starts) == 2 and starts[0] == before
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
