@@ -32,6 +32,10 @@ class Plan:
             "start_learning_rate": self.warmup_learning_rate,
         }
 
+    def boundaries(self, milestones):
+        """The updates at which `milestones`, in epochs, are reached."""
+        return [round(epoch * self.steps_per_epoch) for epoch in milestones]
+
 
 def derive(config, train_examples, test_examples, world_size):
     """The plan of a run.
@@ -41,7 +45,8 @@ def derive(config, train_examples, test_examples, world_size):
     statistics forget over a tenth of the run: 1 − 10/updates, at most 0.99.
 
     Raises:
-        ConfigError: the batch does not fit the data set or the number of workers.
+        ConfigError: the batch does not fit the data set or the number of workers, or the schedule
+            does not fit the updates.
     """
     batch = config.global_batch_size
     if batch % world_size:
@@ -72,7 +77,7 @@ def derive(config, train_examples, test_examples, world_size):
     momentum = config.bn_momentum
     if momentum is None:
         momentum = min(max(1 - 10 / updates, 0.0), 0.99)
-    return Plan(
+    plan = Plan(
         world_size=world_size,
         train_examples=train_examples,
         test_examples=test_examples,
@@ -87,3 +92,23 @@ def derive(config, train_examples, test_examples, world_size):
         bn_updates=min(-(-config.precise_bn_examples // batch), steps_per_epoch),
         eval_every=config.eval_every or max(config.epochs // 20, 1),
     )
+    if config.lr_schedule == "step":
+        _check_boundaries(plan, config.lr_milestones)
+    return plan
+
+
+def _check_boundaries(plan, milestones):
+    """Milestones that are apart in epochs may meet once they are rounded to updates."""
+    boundaries = plan.boundaries(milestones)
+    given = f"--lr_milestones={','.join(f'{epoch:g}' for epoch in milestones)}"
+    at = f"{given} are updates {', '.join(map(str, boundaries))} of {plan.updates}"
+    if boundaries[0] < 1 or boundaries[-1] >= plan.updates or boundaries != sorted(set(boundaries)):
+        raise ConfigError(
+            f"{at}, at {plan.steps_per_epoch} an epoch: they must be different, and lie between "
+            "the first update and the last."
+        )
+    if boundaries[0] < plan.warmup_updates:
+        raise ConfigError(
+            f"{at}, but the warm-up takes {plan.warmup_updates}: it must end before the first. "
+            "--lr_scaling=legw lengthens --warmup_epochs with the batch."
+        )

@@ -11,6 +11,8 @@ def check_choice(flag, value, allowed):
     """Raises a ConfigError with the near matches unless `value` is one of the names `allowed`."""
     if value in allowed:
         return
-    near = difflib.get_close_matches(str(value), allowed, n=3, cutoff=0.5)
+    folded = {name.casefold(): name for name in allowed}
+    matches = difflib.get_close_matches(str(value).casefold(), folded, n=3, cutoff=0.5)
+    near = [folded[match] for match in matches]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"--{flag}={value} is unknown.{hint} Allowed: {', '.join(allowed)}.")

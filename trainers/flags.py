@@ -1,12 +1,14 @@
 """The command line: absl flags made from the options of TrainConfig, read here and nowhere else."""
 
 import dataclasses
+import pathlib
 
 from absl import flags
 
 from trainers.config import TrainConfig, option_type
 from trainers.errors import ConfigError
 
+_HERE = pathlib.Path(__file__).parent
 _DEFINE = {
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
@@ -33,9 +35,8 @@ def parse(argv):
         ConfigError: a flag is unknown or not of its type, or is overridden by a later --flagfile.
     """
     try:
-        _check_not_overridden(argv[1:])
-        rest = flags.FLAGS(argv)
-    except (flags.Error, OSError) as error:
+        rest = flags.FLAGS([argv[0], *_expanded(argv[1:])])
+    except flags.Error as error:
         raise ConfigError(str(error)) from error
     if len(rest) > 1:
         raise ConfigError(f"only flags are taken (--name=value); got {' '.join(rest[1:])}")
@@ -73,24 +74,67 @@ def _numbers(flag, texts):
         raise ConfigError(f"--{flag} takes numbers, 30,60,80 say; got {','.join(texts)}") from error
 
 
-def _check_not_overridden(arguments):
-    """absl puts a flags file where --flagfile stands: a flag before it would lose, silently."""
-    given = {}
-    for position, argument in enumerate(arguments):
+def _expanded(arguments):
+    """The arguments with each --flagfile replaced by what it holds.
+
+    absl does this too, but finds a file within a file from the working directory only.
+
+    Raises:
+        ConfigError: a file cannot be read, or would override, silently, a flag that stands before.
+    """
+    found, given, rest = [], {}, list(arguments)
+    while rest:
+        argument = rest.pop(0)
         if argument == "--":
-            return
-        if argument.lstrip("-").startswith("flagfile"):
-            name, text = _name_and_text(arguments, position)
-            inside = flags.FLAGS.read_flags_from_files([f"--flagfile={text}"])
-            _check_not_overridden_by(given, inside, text)
-        elif argument.startswith("-"):
-            name, _ = _name_and_text(arguments, position)
-            given[name] = argument
+            return [*found, argument, *rest]
+        name, equals, text = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "flagfile":
+            if not equals and not rest:
+                raise ConfigError("--flagfile needs the name of a file.")
+            file = text if equals else rest.pop(0)
+            inside = _lines(file)
+            _check_not_overridden(given, inside, file)
+        else:
+            inside = [argument]
+            if _takes_the_next(argument) and rest:
+                inside.append(rest.pop(0))
+        given |= _given(inside)
+        found += inside
+    return found
 
 
-def _check_not_overridden_by(given, inside, file):
-    for position, argument in enumerate(inside):
-        name, _ = _name_and_text(inside, position)
+def _lines(file, within=()):
+    """The flags that a file and the files in it hold."""
+    path = _path_of(file)
+    if path in within:
+        raise ConfigError(f"--flagfile={file} contains itself.")
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--flagfile={file} cannot be read: {reason}.") from error
+    found = []
+    for line in lines:
+        name, equals, text = line.lstrip("-").partition("=")
+        if line.startswith("-") and name == "flagfile" and equals:
+            found += _lines(text, (*within, path))
+        elif line and not line.startswith(("#", "//")):
+            found.append(line)
+    return found
+
+
+def _path_of(file):
+    """Where a flags file lies; the recipes, configs/NAME.flags, are found from anywhere."""
+    path = pathlib.Path(file.strip()).expanduser()
+    if not path.exists() and path.parent == pathlib.Path("configs"):
+        for folder in (_HERE, _HERE.parent):  # installed, and in a clone
+            if (folder / path).exists():
+                return folder / path
+    return path
+
+
+def _check_not_overridden(given, inside, file):
+    for name, argument in _given(inside).items():
         if name in given and given[name] != argument:
             raise ConfigError(
                 f"{given[name]} stands before --flagfile={file}, whose {argument} would override "
@@ -98,14 +142,25 @@ def _check_not_overridden_by(given, inside, file):
             )
 
 
-def _name_and_text(arguments, position):
-    """Name and value of `--name=value`, `--name value`, `--name` or `--noname`."""
-    name, equals, text = arguments[position].lstrip("-").partition("=")
-    if not equals and position + 1 < len(arguments):
-        text = arguments[position + 1]
-    if name not in flags.FLAGS and name.startswith("no") and name[2:] in flags.FLAGS:
-        name = name[2:]
-    return name, text
+def _given(arguments):
+    """{name: text} of the flags in arguments without --flagfile; the last of a name counts."""
+    given, rest = {}, list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if not equals and name not in flags.FLAGS and name.startswith("no"):
+            name = name[2:]
+        if _takes_the_next(argument) and rest:
+            argument = f"{argument}={rest.pop(0)}"
+        if argument.startswith("-"):
+            given[name] = argument
+    return given
+
+
+def _takes_the_next(argument):
+    """Whether the value of this flag is the argument behind it: `--name value`."""
+    name = argument.lstrip("-")
+    return argument.startswith("-") and name in flags.FLAGS and not flags.FLAGS[name].boolean
 
 
 define()

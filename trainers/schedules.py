@@ -31,7 +31,7 @@ def cosine(plan, end_learning_rate=0.0, decay_from="warmup"):
 def step(plan, lr_milestones=(), lr_factor=0.1):
     from tf_lars.schedules import WarmupStep
 
-    boundaries = [round(epoch * plan.steps_per_epoch) for epoch in lr_milestones]
+    boundaries = plan.boundaries(lr_milestones)
     return WarmupStep(**plan.peak_and_warmup(), boundaries=boundaries, factor=lr_factor)
 
 

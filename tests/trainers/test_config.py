@@ -42,6 +42,7 @@ def test_flags_become_a_config():
         ({"model": "resnet21"}, "--model=resnet21 is unknown. Did you mean resnet"),
         ({"dataset": "digit"}, "--dataset=digit is unknown. Did you mean digits?"),
         ({"optimizer": "lasr"}, "--optimizer=lasr is unknown. Did you mean lars"),
+        ({"optimizer": "LARS"}, "--optimizer=LARS is unknown. Did you mean lars"),
         ({"optimizer": "qqqq"}, "--optimizer=qqqq is unknown. Allowed: lamb, lars"),
         ({"lr_schedule": "poly"}, "--lr_schedule=poly is unknown. Did you mean polynomial"),
         ({"lr_scaling": "liner"}, "--lr_scaling=liner is unknown. Did you mean linear"),
@@ -92,7 +93,9 @@ def test_names_every_option_that_is_missing():
     [
         (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
         (["--epochs=many"], "--epochs=many"),
-        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["--flagfile=nowhere.flags"], "--flagfile=nowhere.flags cannot be read: No such file"),
+        (["--flagfile=configs/nowhere.flags"], "--flagfile=configs/nowhere.flags cannot be read"),
+        (["--flagfile"], "--flagfile needs the name of a file"),
         (["epochs=3"], r"only flags are taken \(--name=value\); got epochs=3"),
         (["--lr_milestones=3,x"], "--lr_milestones takes numbers"),
     ],
@@ -120,6 +123,37 @@ def test_a_flag_after_the_flags_file_overrides_it(flags_file):
 def test_a_flag_that_the_flags_file_would_override_is_refused(flags_file, early, form):
     with pytest.raises(ConfigError, match=f"{early[0]}.* stands before --flagfile"):
         parse(*early, *form.format(flags_file).split(" "))
+
+
+def test_flags_files_that_override_each_other_are_refused_on_the_command_line(flags_file, tmp_path):
+    other = tmp_path / "other.flags"
+    other.write_text("--epochs=3\n")
+    with pytest.raises(ConfigError, match=r"--epochs=60.* stands before --flagfile=.*other.flags"):
+        parse(f"--flagfile={flags_file}", f"--flagfile={other}")
+    other.write_text("--seed=3\n")
+    assert parse(f"--flagfile={flags_file}", f"--flagfile={other}").seed == 3
+
+
+def test_flags_files_that_contain_each_other_are_refused(tmp_path):
+    path = tmp_path / "circle.flags"
+    path.write_text(f"--flagfile={path}\n")
+    with pytest.raises(ConfigError, match=r"circle.flags contains itself"):
+        parse(f"--flagfile={path}")
+
+
+def test_a_folder_named_like_the_flag_is_no_flags_file(flags_file):
+    assert parse(f"--flagfile={flags_file}", "--run_dir", "flagfile_1").run_dir == "flagfile_1"
+
+
+def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
+    recipe = "--flagfile=configs/resnet50_imagenet_lars_16k.flags"  # has others inside
+    here = parse(recipe)
+    monkeypatch.chdir(tmp_path)
+    assert parse(recipe) == here
+    (tmp_path / "configs").mkdir()
+    own = tmp_path / "configs" / "resnet50_imagenet_lars_16k.flags"
+    own.write_text("\n".join([*command(GOOD), "--seed=5"]))
+    assert parse(recipe).seed == 5
 
 
 def test_a_flag_before_the_flags_file_that_it_does_not_set_is_taken(flags_file):
@@ -189,6 +223,31 @@ def test_batch_norm_forgets_within_a_tenth_of_the_updates(epochs, momentum):
             {"lr_scaling": "legw", "warmup_epochs": 40.0},
             1,
             "--lr_scaling=legw lengthens --warmup_epochs=40 to 80, more than --epochs=60",
+        ),
+        (
+            {"lr_schedule": "step", "lr_milestones": (0.1, 30.0)},
+            1,
+            "--lr_milestones=0.1,30 are updates 0, 90 of 180, at 3 an epoch: they must",
+        ),
+        (
+            {"lr_schedule": "step", "lr_milestones": (30.0, 30.1)},
+            1,
+            "--lr_milestones=30,30.1 are updates 90, 90 of 180",
+        ),
+        (
+            {"lr_schedule": "step", "lr_milestones": (30.0, 59.9)},
+            1,
+            "--lr_milestones=30,59.9 are updates 90, 180 of 180",
+        ),
+        (
+            {
+                "lr_schedule": "step",
+                "lr_milestones": (12.0, 30.0),
+                "lr_scaling": "legw",
+                "warmup_epochs": 10.0,
+            },
+            1,
+            "are updates 36, 90 of 180, but the warm-up takes 60",
         ),
     ],
 )
