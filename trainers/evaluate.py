@@ -17,7 +17,9 @@ for _name in ("run_dir", "data_dir"):
 
 
 def evaluate(argv):
-    run = RunDirectory(_given("run_dir") or "")
+    if not _given("run_dir"):
+        raise ConfigError("--run_dir must be given: the folder of a finished run.")
+    run = RunDirectory(_given("run_dir"))
     config = run.config()
     if config is None or not run.path("final.keras").exists():
         raise ConfigError(f"--run_dir={run.folder} holds no finished run: no final.keras in it.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import keras
 
@@ -18,9 +19,11 @@ from trainers.evaluation import Evaluator
 from trainers.models import MODELS
 from trainers.optimizers import OPTIMIZERS
 from trainers.progress import Progress, duration
-from trainers.recording import Divergence, Evaluation, Recorder, Speed
+from trainers.recording import Divergence, Evaluation, Recorder, Speed, images_per_second
 from trainers.run_directory import RunDirectory, default_folder
 from trainers.schedules import LR_SCHEDULES
+
+_CACHED_BYTES = 256 * 2**20
 
 
 def train(config, dataset, workers, began):
@@ -53,13 +56,13 @@ def train(config, dataset, workers, began):
     if progress["epoch"]:
         _say(workers, f"Going on after epoch {progress['epoch']}")
     recorder = Recorder(plan, schedule, began, progress["rows"], run if workers.rank == 0 else None)
-    speed, diverged, stopped = _fit(
+    diverged, stopped = _fit(
         config, plan, dataset, workers, model, checkpoints, recorder, progress["epoch"]
     )
     if stopped:
         _say(workers, f"Stopped by SIGTERM. The same command goes on after epoch {stopped}.")
         return None
-    summary = summarise(plan, recorder, speed, diverged)
+    summary = summarise(plan, recorder, diverged)
     if workers.rank == 0:
         _write_results(config, plan, model, recorder.rows, summary, run)
     _say(workers, _result(summary, run))
@@ -107,14 +110,14 @@ def describe(config, plan, dataset, model, run):
     )
 
 
-def summarise(plan, recorder, speed, diverged):
+def summarise(plan, recorder, diverged):
     """The content of summary.json."""
     rows = recorder.rows
     accuracies = [row["val_top1"] for row in rows if "val_top1" in row]
     return {
         "final_top1": accuracies[-1] if accuracies else None,
         "best_top1": max(accuracies, default=None),
-        "images_per_second": speed.total(),
+        "images_per_second": images_per_second(rows),
         "updates": rows[-1]["updates"],
         "epochs": rows[-1]["epoch"],
         "global_batch_size": plan.global_batch_size,
@@ -139,7 +142,7 @@ def _open(run, config, plan, workers):
 
 
 def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epoch):
-    """Trains; gives the Speed, whether the loss diverged, and the epoch of a stop by SIGTERM."""
+    """Trains; gives whether the loss diverged, and the epoch of a stop by SIGTERM."""
     stream = SampleStream(plan.train_examples, config.seed)
     augment = functools.partial(_augment, config, Mixing(config.mixup, config.cutmix))
     batches = functools.partial(
@@ -147,15 +150,15 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epo
     )
     prepare = functools.partial(_average_moving_statistics, model, workers)
     if plan.bn_updates:
-        precise = PreciseBatchNorm(batches(steps=plan.bn_updates).cache(), workers.sum)
+        precise = PreciseBatchNorm(_bn_batches(batches, plan, dataset), workers.sum)
         precise.set_model(model)
         prepare = precise.update
     evaluator = Evaluator(model, dataset, plan.local_batch_size, workers)
-    speed, divergence = Speed(plan.global_batch_size), Divergence()
+    divergence = Divergence()
     saving = Saving(checkpoints, recorder, prepare)
     callbacks = [
         *_synchronisation(workers),
-        speed,
+        Speed(plan.global_batch_size),
         Evaluation(evaluator, prepare, plan.eval_every, config.epochs),
         divergence,
         recorder,
@@ -173,7 +176,18 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epo
         shuffle=False,
     )
     _check_in_sync(model, workers)
-    return speed, divergence.diverged, saving.stopped_after
+    return divergence.diverged, saving.stopped_after
+
+
+def _bn_batches(batches, plan, dataset):
+    """The batches from which BatchNorm's statistics are estimated, the same ones each time.
+
+    They are kept in memory if they are small, float32 of small images; thousands of large images
+    would take gigabytes on each worker, and are read and decoded again.
+    """
+    images = batches(steps=plan.bn_updates)
+    size = 4 * plan.bn_updates * plan.local_batch_size * math.prod(dataset.image_shape)
+    return images.cache() if size <= _CACHED_BYTES else images
 
 
 def _check_in_sync(model, workers):

@@ -1,6 +1,7 @@
 """Callbacks that measure a run and write it down."""
 
 import math
+import statistics
 import time
 
 import keras
@@ -16,8 +17,7 @@ class Speed(keras.callbacks.Callback):
     def __init__(self, global_batch_size):
         super().__init__()
         self.global_batch_size = global_batch_size
-        self.steps, self.seconds = 0, 0.0
-        self.first_step_at = None
+        self._compiled = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._since = time.monotonic()
@@ -25,30 +25,29 @@ class Speed(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.monotonic()
-        if self.first_step_at is None:
-            self.first_step_at = time.time()
-        else:
+        if self._compiled:
             self._steps += 1
             self._seconds += now - self._since
-        self._since = now
+        self._compiled, self._since = True, now
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["images_per_second"] = _rate(self._steps * self.global_batch_size, self._seconds)
-        self.steps += self._steps
-        self.seconds += self._seconds
+        images = self._steps * self.global_batch_size
+        logs["images_per_second"] = images / self._seconds if images else 0.0
 
-    def total(self):
-        """Images a second over all epochs."""
-        return _rate(self.steps * self.global_batch_size, self.seconds)
+
+def images_per_second(rows):
+    """Images a second over all epochs, from their rows; 0 if no epoch has more than one step.
+
+    The epochs have the same number of images, so this is the harmonic mean of their speeds. An
+    epoch whose only step compiled has none.
+    """
+    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]
+    return statistics.harmonic_mean(speeds) if speeds else 0.0
 
 
 def _number(value):
     """A float that JSON can hold: None for what is not finite."""
     return float(value) if math.isfinite(value) else None
-
-
-def _rate(images, seconds):
-    return images / seconds if seconds else 0.0
 
 
 class Evaluation(keras.callbacks.Callback):

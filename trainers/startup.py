@@ -71,7 +71,9 @@ def without_chatter():
     stderr = os.dup(2)
     try:
         filter_ = subprocess.Popen(
-            ["grep", "--line-buffered", "-v", "-E", _CHATTER], stdin=subprocess.PIPE, stdout=stderr
+            ["grep", "-a", "--line-buffered", "-v", "-E", _CHATTER],  # -a: whatever the bytes
+            stdin=subprocess.PIPE,
+            stdout=stderr,
         )
     except OSError:  # no grep on this machine: chatter, then
         os.close(stderr)

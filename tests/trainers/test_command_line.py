@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 
 from tests import workers
@@ -23,11 +25,18 @@ def alone(*arguments):
     )
 
 
+SHORT = ["--epochs=2", "--warmup_epochs=1", "--eval_every=1"]
+
+
+def on_two_workers(folder):
+    command = [*TRAIN, *SHORT, f"--run_dir={folder}"]
+    return workers.horovodrun(command, 2, env={"TF_CPP_MIN_LOG_LEVEL": "2"})
+
+
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "two"
-    short = ["--epochs=2", "--warmup_epochs=1", "--eval_every=1", f"--run_dir={folder}"]
-    return folder, workers.horovodrun([*TRAIN, *short], 2, env={"TF_CPP_MIN_LOG_LEVEL": "2"})
+    return folder, on_two_workers(folder)
 
 
 def lines_of(output, rank, stream="stdout"):
@@ -67,6 +76,38 @@ def test_the_run_directory_knows_of_two_workers(two_workers):
     derived = json.loads((folder / "config.json").read_text())["derived"]
     assert (derived["local_batch_size"], derived["steps_per_epoch"]) == (256, 3)
     assert "horovodrun -np 2" in (folder / "flags.txt").read_text()
+
+
+KILLED_AFTER_ITS_FIRST_CHECKPOINT = """
+    import os, signal
+    from trainers import checkpoints, train
+
+    save = checkpoints.Checkpoints.save
+
+    def save_and_die(self, epoch, progress):
+        save(self, epoch, progress)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.Checkpoints.save = save_and_die
+    train.main()
+"""
+
+
+def test_two_workers_killed_after_a_checkpoint_go_on_to_the_same_weights(two_workers, tmp_path):
+    arguments = [CONFIG, *SHORT, f"--run_dir={tmp_path}"]
+    killed = workers.run_script(KILLED_AFTER_ITS_FIRST_CHECKPOINT, 2, *arguments, check=False)
+    assert killed.returncode != 0 and not (tmp_path / "summary.json").exists()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-00001.npz"]
+    resumed = on_two_workers(tmp_path)
+    assert "Going on after epoch 1" in lines_of(resumed.output, 0)
+    assert "The weights are identical on all 2 workers" in lines_of(resumed.output, 0)
+    whole, again = (
+        keras.models.load_model(folder / "final.keras").get_weights()
+        for folder in (two_workers[0], tmp_path)
+    )
+    for ours, others in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(ours, others)
+    assert [start["world_size"] for start in starts_of(tmp_path)] == [2, 2]
 
 
 def test_bad_settings_are_answered_once_by_all_workers_together(tmp_path):

@@ -45,6 +45,14 @@ def test_report_refuses_a_folder_without_a_run(tmp_path):
     assert f"{tmp_path} holds no run" in done.stderr
 
 
+def test_evaluate_asks_for_the_folder():
+    done = command("evaluate")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "trainers.evaluate: --run_dir must be given: the folder of a finished run.\n"
+    )
+
+
 def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
     done = command("evaluate", f"--run_dir={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")

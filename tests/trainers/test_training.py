@@ -12,7 +12,7 @@ import pytest
 from absl.testing import flagsaver
 
 from tests.trainers.small_runs import config, stripes, tiny_network, train
-from trainers import checkpoints, flags, recording
+from trainers import checkpoints, flags, loop, recording
 from trainers.errors import ConfigError
 from trainers.models import MODELS
 
@@ -197,6 +197,9 @@ def test_a_run_that_goes_on_keeps_its_first_settings_and_adds_a_start(killed, tm
         path.write_text("half")
     train(folder, random_shift=1, eval_every=1)
     assert {name: (folder / name).read_bytes() for name in first} == first
+    speeds = [row["images_per_second"] for row in rows(folder)]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["images_per_second"] == pytest.approx(4 / sum(1 / speed for speed in speeds))
     starts = json.loads((folder / "environment.json").read_text())["starts"]
     assert len(starts) == 2 and starts[0] == before
     assert not any(path.exists() for path in left)
@@ -247,6 +250,21 @@ def test_learning_rates_in_the_metrics_are_those_of_the_schedule(finished):
     folder, _ = finished
     expected = [0.1 * (1 - step / 12) ** 2 for step in (2, 5, 8, 11)]
     assert [row["learning_rate"] for row in rows(folder)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_epochs_of_one_step_are_measured_but_for_the_one_that_compiled():
+    speeds = [{"images_per_second": speed} for speed in (0.0, 100.0, 300.0)]
+    assert recording.images_per_second(speeds) == pytest.approx(150)
+    assert recording.images_per_second(speeds[:1]) == 0.0
+
+
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_batches_for_batch_norm_are_the_same_each_time_kept_or_read_again(
+    finished, tmp_path, monkeypatch, limit
+):
+    monkeypatch.setattr(loop, "_CACHED_BYTES", limit)
+    train(tmp_path / "run", random_shift=1, eval_every=2)
+    assert_equal_weights(finished[0], tmp_path / "run")
 
 
 def test_seeds_give_different_runs(finished, tmp_path):
