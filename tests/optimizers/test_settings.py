@@ -66,6 +66,11 @@ class TestRates:
         with pytest.raises(ValueError, match=f"{argument}=.*register_keras_serializable"):
             optimizer.get_config()
 
+    def test_a_set_of_exclusions_has_one_order_in_every_process(self):
+        names = {"beta", "gamma", "bias", "alpha", "1d", "scale"}
+        config = LARS(exclude_from_weight_decay=names).get_config()
+        assert config["exclude_from_weight_decay"] == sorted(names)
+
     def test_schedules_survive_the_config(self):
         schedule = keras.optimizers.schedules.CosineDecay(0.5, 10)
         optimizer = LAMB(learning_rate=schedule, weight_decay=schedule)

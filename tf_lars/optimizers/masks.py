@@ -92,7 +92,9 @@ def normalise(argument, exclusion):
         return [exclusion]
     if isinstance(exclusion, dict) and "registered_name" in exclusion:
         return [_deserialise(exclusion)]
-    if not isinstance(exclusion, (list, tuple, set)):
+    if isinstance(exclusion, (set, frozenset)):
+        exclusion = sorted(exclusion, key=str)  # a set's own order differs between processes
+    if not isinstance(exclusion, (list, tuple)):
         raise ValueError(
             f"{argument}={exclusion!r} is not understood: give '1d', None, a list of regular "
             "expressions on variable paths, a list of variables, or a callable."

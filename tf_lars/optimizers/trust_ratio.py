@@ -46,17 +46,17 @@ def larc_clipped(ratio, learning_rate):
     """min(λ/γ, 1): a layer's own rate never exceeds γ (apex's LARC, timm's `trust_clip`)."""
     positive = learning_rate > 0
     safe_rate = ops.where(positive, learning_rate, ops.ones_like(learning_rate))
-    one = ops.ones_like(ratio)
-    return ops.where(positive, ops.minimum(ratio / safe_rate, one), one)
+    clipped = bounded(ratio / safe_rate, maximum=1.0)
+    return ops.where(positive, clipped, ops.ones_like(ratio))
 
 
 def bounded(ratio, minimum=None, maximum=None):
     """The ratio within [minimum, maximum]; None leaves that side open.
 
-    The product, as Keras on PyTorch would round a Python number alone to float32.
+    By `where` and a product: on PyTorch Keras's `minimum`, and a Python number alone, are float32.
     """
     if minimum is not None:
-        ratio = ops.maximum(ratio, minimum * ops.ones_like(ratio))
+        ratio = ops.where(ratio < minimum, minimum * ops.ones_like(ratio), ratio)
     if maximum is not None:
-        ratio = ops.minimum(ratio, maximum * ops.ones_like(ratio))
+        ratio = ops.where(ratio > maximum, maximum * ops.ones_like(ratio), ratio)
     return ratio

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tf_lars.optimizers import trust_ratio
 from tf_lars.optimizers.lars import LARS
 from tf_lars.optimizers.layerwise import dense_gradient
 
@@ -69,11 +70,11 @@ class VRLARS(LARS):
 
     def _damped(self, gradient, mean_square):
         signal = ops.square(gradient)
-        variance = ops.maximum(ops.cast(mean_square, gradient.dtype) - signal, 0.0)
+        variance = trust_ratio.bounded(ops.cast(mean_square, gradient.dtype) - signal, 0.0)
         certain = variance <= 1e-12 * signal
         ratio = signal / ops.where(certain, ops.ones_like(variance), variance)
         known = ops.cast(ops.logical_not(certain), gradient.dtype)
-        mean = ops.sum(ratio * known) / ops.maximum(ops.sum(known), 1.0)
+        mean = ops.sum(ratio * known) / trust_ratio.bounded(ops.sum(known), 1.0)
         ratio = ratio / ops.where(mean > 0, mean, ops.ones_like(mean))
         return gradient * ops.where(certain, 1.0, ops.clip(ratio, self.min_ratio, 1.0))
 
