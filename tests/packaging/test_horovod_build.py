@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -57,11 +58,13 @@ def test_the_wheels_version_names_what_it_was_built_for():
     )
 
 
-def test_a_wheel_is_taken_from_the_cache_for_this_python_and_version_only(tmp_path):
+def test_a_wheel_is_taken_from_the_cache_for_this_python_machine_and_version_only(tmp_path):
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    wheel = tmp_path / f"horovod-0.28.1+tf2.21.0.cpu.1-{tag}-{tag}-linux_x86_64.whl"
-    (tmp_path / "horovod-0.28.1+tf2.21.0.cpu.1-cp27-cp27-linux_x86_64.whl").touch()
-    (tmp_path / f"horovod-0.28.1+tf2.20.0.cpu.1-{tag}-{tag}-linux_x86_64.whl").touch()
+    here = f"linux_{platform.machine()}"
+    wheel = tmp_path / f"horovod-0.28.1+tf2.21.0.cpu.1-{tag}-{tag}-{here}.whl"
+    (tmp_path / f"horovod-0.28.1+tf2.21.0.cpu.1-cp27-cp27-{here}.whl").touch()
+    (tmp_path / f"horovod-0.28.1+tf2.20.0.cpu.1-{tag}-{tag}-{here}.whl").touch()
+    (tmp_path / f"horovod-0.28.1+tf2.21.0.cpu.1-{tag}-{tag}-linux_other.whl").touch()
     assert build.cached_wheel("0.28.1+tf2.21.0.cpu.1", tmp_path) is None
     wheel.touch()
     assert build.cached_wheel("0.28.1+tf2.21.0.cpu.1", tmp_path) == wheel
@@ -85,6 +88,11 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(BuildError, match=r"No C\+\+ compiler found \(CXX=no-such-compiler\)"):
         build_tools.check_tools(nccl=False, mpi=False)
+
+
+def test_a_compiler_may_be_given_with_arguments(monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} g++")
+    assert build_tools.check_tools(nccl=False, mpi=False) == {}
 
 
 def test_missing_build_packages_are_named(monkeypatch):

@@ -2,8 +2,8 @@
 
 `import tf_lars.horovod as hvd` takes the place of `import horovod.tensorflow.keras as hvd`, of
 `horovod.keras`, and of `horovod.tensorflow` in a training loop of one's own. Names are loaded on
-first use: importing the package imports neither Horovod nor TensorFlow, so that
-`python -m tf_lars.horovod.build` can install Horovod.
+first use: importing the package imports no Horovod, but Keras and with it TensorFlow, as all of
+`tf_lars` does. Only the commands `python -m tf_lars.horovod.build` and `.run` start without either.
 """
 
 import importlib

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,12 @@ def _stamp(distribution):
 
 def default_cache():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tf-lars" / "horovod"
+
+
+def cache_folder(given=None):
+    folder = Path(given or default_cache()).expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def run(command, log, timeout=None, **options):
@@ -190,7 +197,7 @@ def build_wheel(version, cache, nccl, mpi):
 
 def cached_wheel(version, cache):
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    return next(cache.glob(f"horovod-{version}-{tag}-*.whl"), None)
+    return next(cache.glob(f"horovod-{version}-{tag}-*_{platform.machine()}.whl"), None)
 
 
 def install(wheel, cache):
@@ -225,7 +232,6 @@ def check(cache):
 @contextlib.contextmanager
 def locked(cache):
     """One build at a time; what an interrupted one has left is removed."""
-    cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for pattern in (".build-*", ".download-*"):
@@ -245,7 +251,7 @@ def ensure(nccl=False, mpi=False, cache=None, force=False):
     version = wanted_version(tensorflow_version(), nccl, mpi)
     if installed() == (version, True) and not force:
         return say(f"{version} is installed and checked")
-    cache = Path(cache or default_cache()).expanduser().absolute()
+    cache = cache_folder(cache)
     with locked(cache):
         wheel = None if force else cached_wheel(version, cache)
         if force or installed()[0] != version:
@@ -262,7 +268,7 @@ def main(argv):
         if _CHECK_ONLY.value:
             if installed()[0] is None:
                 raise BuildError("Horovod is not installed: run this without --check_only.")
-            check(default_cache())
+            check(cache_folder(_CACHE.value))
         else:
             ensure(_NCCL.value, _MPI.value, _CACHE.value, _FORCE.value)
     except OSError as error:

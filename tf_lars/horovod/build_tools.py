@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -36,12 +37,12 @@ def check_tools(nccl, mpi, cuda_home=None, nccl_home=None):
         missing.append("cmake")
     if missing:
         raise BuildError(
-            f"The build needs {', '.join(missing)}: pip install 'tf-lars[horovod]' brings them."
+            f"The build needs {', '.join(missing)}: pip install 'tf-lars[horovod]' brings them "
+            "(in a clone: pip install '.[horovod]')."
         )
-    compiler = os.environ.get("CXX")
-    if not any(
-        shutil.which(name, path=path) for name in ([compiler] if compiler else ["c++", "g++"])
-    ):
+    compiler = os.environ.get("CXX")  # may hold arguments: "ccache g++"
+    names = shlex.split(compiler)[:1] if compiler else ["c++", "g++"]
+    if not any(shutil.which(name, path=path) for name in names):
         raise BuildError(
             f"No C++ compiler found ({f'CXX={compiler}' if compiler else 'c++ or g++'}): install "
             "one (Debian: apt-get install g++) or set CXX."
