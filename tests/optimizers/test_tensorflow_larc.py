@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.optimizers.devices import two_devices
 from tests.optimizers.test_contract import numpy_of, random_run, steps
 from tf_lars import LARC, LARS
 
@@ -18,7 +19,7 @@ INNERS = {
 @pytest.mark.parametrize("inner", INNERS)
 def test_two_replicas_step_as_one_on_the_sum_of_their_gradients(inner):
     starts, gradients = random_run(3)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices()
     with strategy.scope():
         variables = [keras.Variable(start) for start in starts]
         optimizer = LARC(INNERS[inner](), weight_decay=0.01)

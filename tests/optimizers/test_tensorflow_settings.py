@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.optimizers.devices import two_devices
 from tests.optimizers.test_contract import every_optimizer, numpy_of, random_run, small_model, steps
 from tf_lars.optimizers import LAMB, LARS
 
@@ -61,7 +62,7 @@ def assert_that_two_devices_equal_one(make, **setting):
         return model
 
     one = trained(tf.distribute.get_strategy())
-    two = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    two = trained(two_devices())
     for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
     ratios = [[float(r) for r in model.optimizer.trust_ratios.values()] for model in (one, two)]

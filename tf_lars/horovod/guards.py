@@ -228,10 +228,17 @@ def _compared(model):
     if not isinstance(model, keras.Model):
         return list(model)
     optimizer = getattr(model, "optimizer", None)
-    variables = [*model.trainable_variables, *(optimizer.variables if optimizer else [])]
+    variables = [*model.trainable_variables, *_state_of(optimizer)]
     reduction = getattr(optimizer, "reduction", None)
     kept = [v for v in without_seeds(variables) if not (reduction and reduction.is_local(v))]
     return kept
+
+
+def _state_of(optimizer):
+    try:
+        return list(optimizer.variables) if optimizer else []
+    except TypeError:  # Horovod's own wrapper, which was written for Keras 2
+        return []
 
 
 def _digest(variable):

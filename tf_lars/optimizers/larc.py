@@ -84,13 +84,12 @@ class LARC(LayerwiseOptimizer):
         own_decay = None if isinstance(optimizer, LayerwiseOptimizer) else optimizer.weight_decay
         moved = {name: getattr(optimizer, name) for name in KERAS_SETTINGS}
         super().__init__(
-            learning_rate=0.0,
+            learning_rate=_InnerRate(optimizer),
             weight_decay=(own_decay or 0.0) if weight_decay is None else weight_decay,
             exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,
             **{**moved, **keras_optimizer_arguments},
         )
-        self._untrack_variable(self._learning_rate)  # the inner optimizer has the one that counts
         for name, value in KERAS_SETTINGS.items():
             setattr(optimizer, name, value)
         self.optimizer = optimizer
@@ -120,14 +119,6 @@ class LARC(LayerwiseOptimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate):
         self.optimizer.learning_rate = learning_rate
-
-    def _get_current_learning_rate(self):
-        # Under gradient accumulation the inner optimizer counts updates, but Keras's schedules
-        # count every step.
-        rate = self.optimizer._learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            return rate(self._iterations)
-        return self.optimizer.learning_rate
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         layers = self._layers_of(trainable_variables)
@@ -185,6 +176,26 @@ class LARC(LayerwiseOptimizer):
             config["optimizer"], custom_objects=custom_objects
         )
         return cls(**{**config, "optimizer": inner})
+
+
+class _InnerRate(keras.optimizers.schedules.LearningRateSchedule):
+    """The inner optimizer's rate, at LARC's step.
+
+    Under gradient accumulation the inner optimizer counts updates, but Keras's schedules count
+    every step.
+    """
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __call__(self, step):
+        rate = self.optimizer._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(step)
+        return self.optimizer.learning_rate
+
+    def get_config(self):
+        return {}  # the inner optimizer's configuration has the rate
 
 
 def _check(optimizer):
