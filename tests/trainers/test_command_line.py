@@ -28,9 +28,9 @@ def alone(*arguments):
 SHORT = ["--epochs=2", "--warmup_epochs=1", "--eval_every=1"]
 
 
-def on_two_workers(folder):
+def on_two_workers(folder, launcher=workers.HOROVODRUN):
     command = [*TRAIN, *SHORT, f"--run_dir={folder}"]
-    return workers.horovodrun(command, 2, env={"TF_CPP_MIN_LOG_LEVEL": "2"})
+    return workers.horovodrun(command, 2, env={"TF_CPP_MIN_LOG_LEVEL": "2"}, launcher=launcher)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,17 @@ KILLED_AFTER_ITS_FIRST_CHECKPOINT = """
 
 
 def test_two_workers_killed_after_a_checkpoint_go_on_to_the_same_weights(two_workers, tmp_path):
-    arguments = [CONFIG, *SHORT, f"--run_dir={tmp_path}"]
-    killed = workers.run_script(KILLED_AFTER_ITS_FIRST_CHECKPOINT, 2, *arguments, check=False)
+    quick = workers.QUICK_LAUNCHER
+    killed = workers.run_script(
+        KILLED_AFTER_ITS_FIRST_CHECKPOINT,
+        2,
+        *(CONFIG, *SHORT, f"--run_dir={tmp_path}"),
+        launcher=quick,
+        check=False,
+    )
     assert killed.returncode != 0 and not (tmp_path / "summary.json").exists()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-00001.npz"]
-    resumed = on_two_workers(tmp_path)
+    resumed = on_two_workers(tmp_path, quick)
     assert "Going on after epoch 1" in lines_of(resumed.output, 0)
     assert "The weights are identical on all 2 workers" in lines_of(resumed.output, 0)
     whole, again = (
