@@ -65,7 +65,8 @@ class Distributed:
     def reduce_gradients(self, gradients, variables):
         """The gradients combined over the ranks, for training loops that need them themselves."""
         if not self._checked:
-            check_first_step(self.reduction, variables, gradients, optimizer_settings(self))
+            settings = optimizer_settings(self, variables)
+            check_first_step(self.reduction, variables, gradients, settings)
             type(self)._checked = True
         reduced = self.reduction(gradients, variables)
         self.__dict__["_reduced"] = True

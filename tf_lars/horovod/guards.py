@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import warnings
 
 import horovod.tensorflow as horovod
 import keras
@@ -123,21 +124,40 @@ def _kind(gradient):
     return "sparse" if isinstance(gradient, tf.IndexedSlices) else "dense"
 
 
-def optimizer_settings(optimizer):
-    """What a distributed optimizer must have the same on all ranks."""
+def optimizer_settings(optimizer, variables):
+    """What a distributed optimizer must have the same on all ranks.
+
+    Exclusions and multipliers by what they do to each variable: they may name paths, which may
+    differ between ranks.
+    """
     try:
         with tf.init_scope():  # it reads variables, which a graph being built cannot
             config = optimizer.get_config()
     except (TypeError, ValueError, NotImplementedError):
         config = {}  # one that cannot be saved can still be trained with
     config.pop("name", None)  # Keras counts its names up
+    config = {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("exclude_from_") and name != "learning_rate_multipliers"
+    }
     if not isinstance(config.get("learning_rate"), dict):
         config.pop("learning_rate", None)  # a variable, which is broadcast
     return {
         "optimizer": optimizer.own_class.__name__,
         **_flattened(config),
+        **_flattened(_resolved_masks(optimizer, variables)),
         "backward passes added up": optimizer.passes_factor,
     }
+
+
+def _resolved_masks(optimizer, variables):
+    masks = getattr(optimizer, "_masks", None)  # those of tf_lars's optimizers
+    if masks is None:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer's build says what covers nothing
+        return {f"variable {i}": fields for i, fields in enumerate(masks.resolve(variables))}
 
 
 def _flattened(config, prefix=""):

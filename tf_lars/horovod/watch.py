@@ -115,6 +115,7 @@ class _Watch(threading.Thread):
     def _end(self):
         """A rank that ends takes its sign away: it is not missed."""
         self._ended.set()
+        self.join()  # a sign of life that is still on its way would come after it
         self._store.put(f"alive.{self._rank}", _ENDED)
 
 
