@@ -31,6 +31,21 @@ def numpy_of(variables):
     return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
+def apply_under_loss_scaling(optimizer, gradients, variables):
+    """One step; on JAX through `stateless_apply`, as Keras's own trainer takes it."""
+    gradients = [keras.ops.convert_to_tensor(g) for g in gradients]
+    if keras.backend.backend() != "jax":
+        optimizer.apply(gradients, variables)
+        return
+    new_variables, new_state = optimizer.stateless_apply(
+        [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
+    )
+    for variable, value in zip(
+        [*variables, *optimizer.variables], [*new_variables, *new_state], strict=True
+    ):
+        variable.assign(value)
+
+
 def steps(optimizer, starts, gradients):
     """The variables' values after a step for each list of gradients."""
     variables = [keras.Variable(start, name=f"w{k}") for k, start in enumerate(starts)]

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from tests.optimizers.reference import norm
-from tests.optimizers.test_contract import numpy_of, random_run, small_model, steps
+from tests.optimizers.test_contract import (
+    apply_under_loss_scaling,
+    numpy_of,
+    random_run,
+    small_model,
+    steps,
+)
 from tf_lars import LAMB, LARC, LARS
 from tf_lars.optimizers.larc import KERAS_SETTINGS
 
@@ -118,11 +124,11 @@ class TestSettings:
         optimizer = keras.optimizers.LossScaleOptimizer(larc, initial_scale=64.0)
         variables = [keras.Variable(start) for start in starts]
         optimizer.build(variables)
-        optimizer.apply([keras.ops.convert_to_tensor(64 * g) for g in gradients[0]], variables)
+        apply_under_loss_scaling(optimizer, [64 * g for g in gradients[0]], variables)
         before = numpy_of(variables + larc.variables)
         poisoned = [64 * g for g in gradients[1]]
         poisoned[0][0, 0] = bad
-        optimizer.apply([keras.ops.convert_to_tensor(g) for g in poisoned], variables)
+        apply_under_loss_scaling(optimizer, poisoned, variables)
         for a, b in zip(before, numpy_of(variables + larc.variables), strict=True):
             np.testing.assert_array_equal(a, b)
         expected = steps(LARC(keras.optimizers.Adam(0.1)), starts, gradients[:1])

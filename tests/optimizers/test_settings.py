@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from tests.optimizers.reference import ReferenceLAMB, ReferenceLARS, norm
-from tests.optimizers.test_contract import every_optimizer, numpy_of, random_run, steps
+from tests.optimizers.test_contract import (
+    apply_under_loss_scaling,
+    every_optimizer,
+    numpy_of,
+    random_run,
+    steps,
+)
 from tf_lars.optimizers import CLARS, LAMB, LARS
 
 pytestmark = pytest.mark.filterwarnings("ignore:CLARS.apply was given no mean_gradient_norms")
@@ -163,21 +169,6 @@ class TestAccumulation:
         optimizer.apply([keras.ops.ones((4, 4), dtype="float16")], [variable])
         optimizer.finalize_variable_values([variable])
         assert np.all(np.isfinite(numpy_of([variable])[0]))
-
-
-def apply_under_loss_scaling(optimizer, gradients, variables):
-    """One step; on JAX through `stateless_apply`, as Keras's own trainer takes it."""
-    gradients = [keras.ops.convert_to_tensor(g) for g in gradients]
-    if keras.backend.backend() != "jax":
-        optimizer.apply(gradients, variables)
-        return
-    new_variables, new_state = optimizer.stateless_apply(
-        [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
-    )
-    for variable, value in zip(
-        [*variables, *optimizer.variables], [*new_variables, *new_state], strict=True
-    ):
-        variable.assign(value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
