@@ -7,7 +7,7 @@
 Horovod is compiled against one TensorFlow and works with no other. The wheel is kept in a cache
 under a name that says what it was built for (`horovod-0.28.1+tf2.21.0.cpu.1-cp311-….whl`), so that
 another environment gets it in seconds, and a call that finds it installed and checked does nothing.
-Not run so far: NCCL builds (they compile with CUDA's toolkit; no GPU was at hand) and MPI builds.
+Not run so far: NCCL builds (no GPU was at hand) and MPI builds.
 """
 
 import contextlib
