@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_lars.training.growing_batches import batched
 from tf_lars.training.noise_scale import NoiseScale
+from tf_lars.training.state import checked
 
 
 class AdaptiveBatches(keras.callbacks.Callback):
@@ -94,6 +95,24 @@ class AdaptiveBatches(keras.callbacks.Callback):
         if logs is not None:
             logs["batch_size"] = self.batch
         self.batch = self.next_batch(self.noise.noise())
+
+    def get_state(self):
+        """The batch and the history, as JSON takes them; `noise` has a state of its own."""
+        return {"batch": self.batch, "history": list(self.history)}
+
+    def set_state(self, state):
+        """Goes on from what `get_state` gave.
+
+        Raises:
+            ValueError: it is no such state, or its batch is not within the bounds.
+        """
+        batch, history = checked(self, state, ("batch", "history"))
+        if batch % self.multiple_of or not self.workers <= batch <= self.max_batch:
+            raise ValueError(
+                f"the state's batch, {batch}, must be a multiple of {self.multiple_of} and at most "
+                f"max_batch={self.max_batch}."
+            )
+        self.batch, self.history = batch, list(history)
 
     def next_batch(self, noise):
         """The batch after an epoch that measured `noise`."""

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tf_lars.training import requests
+from tf_lars.training.state import checked
 
 
 class AdaScale(keras.callbacks.Callback):
@@ -103,6 +104,25 @@ class AdaScale(keras.callbacks.Callback):
         self._averages.assign(averages)
         self._gain.assign(gain)
         self._progress.assign_add(tf.cast(gain, tf.float64))
+
+    def get_state(self):
+        """Progress, gain and averages, as JSON takes them; see `tf_lars.training.state`."""
+        return {
+            "progress": self.progress,
+            "gain": self.gain,
+            "averages": self._averages.numpy().tolist(),
+        }
+
+    def set_state(self, state):
+        """Goes on from what `get_state` gave.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        progress, gain, averages = checked(self, state, ("progress", "gain", "averages"))
+        self._progress.assign(progress)
+        self._gain.assign(gain)
+        self._averages.assign(averages)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.total_progress is not None and self.progress >= self.total_progress:

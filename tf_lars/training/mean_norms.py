@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_lars.training.accumulation import dense
+from tf_lars.training.state import checked
 from tf_lars.training.statistics import norms
 
 
@@ -96,9 +97,7 @@ class PerExampleNorms:
 
     def __call__(self, model, statistics, batch):
         with tf.init_scope():
-            if self._norms is None:
-                # Negative: not measured yet, also when training is resumed between two probes.
-                self._norms = tf.Variable(tf.fill([len(model.trainable_weights)], -1.0))
+            self._create(len(model.trainable_weights))
         due = tf.equal(tf.cast(model.optimizer.iterations, tf.int64) % self.every, 0)
         due = tf.logical_or(due, self._norms[0] < 0)
         return tf.cond(
@@ -106,6 +105,32 @@ class PerExampleNorms:
             lambda: tf.identity(self._norms.assign(self._over_workers(model, batch))),
             lambda: tf.identity(self._norms),
         )
+
+    def _create(self, count):
+        if self._norms is None:
+            self._norms = tf.Variable(tf.fill([count], -1.0))  # negative: not measured yet
+        if self._norms.shape[0] != count:
+            raise ValueError(
+                f"PerExampleNorms holds norms of {self._norms.shape[0]} variables, and the model "
+                f"trains {count}: it was used with another model."
+            )
+
+    def get_state(self):
+        """The norms of the last probe, as JSON takes them; see `tf_lars.training.state`."""
+        return {"norms": None if self._norms is None else self._norms.numpy().tolist()}
+
+    def set_state(self, state):
+        """Goes on from what `get_state` gave; without, the next update begins with a probe.
+
+        Raises:
+            ValueError: it is no such state, or that of another model.
+        """
+        (norms,) = checked(self, state, ("norms",))
+        if norms is not None:
+            self._create(len(norms))
+            self._norms.assign(norms)
+        elif self._norms is not None:
+            self._norms.assign(tf.fill(self._norms.shape, -1.0))
 
     def _over_workers(self, model, batch):
         total, count = self.sums(model, batch)

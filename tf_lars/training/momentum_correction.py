@@ -3,6 +3,7 @@
 import keras
 
 from tf_lars.training import requests
+from tf_lars.training.state import checked
 
 
 class MomentumCorrection(keras.callbacks.Callback):
@@ -38,6 +39,18 @@ class MomentumCorrection(keras.callbacks.Callback):
                 f"MomentumCorrection needs steps_per_execution=1; the model was compiled with "
                 f"{self.model.steps_per_execution}."
             )
+
+    def get_state(self):
+        """The rate of the last update, as JSON takes it; see `tf_lars.training.state`."""
+        return {"last": self._last}
+
+    def set_state(self, state):
+        """Goes on from what `get_state` gave.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        (self._last,) = checked(self, state, ("last",))
 
     def on_train_batch_begin(self, batch, logs=None):
         optimizer = requests.innermost(self.model.optimizer)

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_lars.training.state import checked
+
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
@@ -88,10 +90,7 @@ class NoiseScale(keras.callbacks.Callback):
         total = lambda values: tf.concat([values, [tf.reduce_sum(values)]], 0)  # noqa: E731
         squared, trace = total(squared), total(trace)
         with tf.init_scope():
-            if self._moments is None:
-                self._moments = tf.Variable(tf.zeros([5, squared.shape[0]]))
-                # Σ of the weights, Σ of their squares, and the batch of the last step.
-                self._weights = tf.Variable(tf.zeros([3]))
+            self._create(squared.shape[0])
         new = tf.stack([squared, trace, squared**2, trace**2, squared * trace])
         share = 1.0 - self.decay
         weights = tf.stack(
@@ -105,6 +104,48 @@ class NoiseScale(keras.callbacks.Callback):
         moments = self.decay * self._moments + share * new
         self._moments.assign(tf.where(usable, moments, self._moments))
         self._weights.assign(tf.where(usable, weights, self._weights))
+
+    def _create(self, columns):
+        if self._moments is None:
+            self._moments = tf.Variable(tf.zeros([5, columns]))
+            # Σ of the weights, Σ of their squares, and the batch of the last step.
+            self._weights = tf.Variable(tf.zeros([3]))
+        if self._moments.shape[1] != columns:
+            raise ValueError(
+                f"NoiseScale holds averages of {self._moments.shape[1] - 1} variables, and the "
+                f"model trains {columns - 1}: its state comes from another model."
+            )
+
+    def get_state(self):
+        """The averages and the history, as JSON takes them; see `tf_lars.training.state`."""
+        seen = self._moments is not None
+        return {
+            "moments": self._moments.numpy().tolist() if seen else None,
+            "weights": self._weights.numpy().tolist() if seen else None,
+            "history": [
+                [update, batch, noise.squared_norm, noise.trace, _or_none(noise.error)]
+                for update, batch, noise in self.history
+            ],
+        }
+
+    def set_state(self, state):
+        """Goes on from what `get_state` gave.
+
+        Raises:
+            ValueError: it is no such state, or that of another model.
+        """
+        moments, weights, history = checked(self, state, ("moments", "weights", "history"))
+        self.history = [
+            (update, batch, Noise(squared, trace, math.inf if error is None else error))
+            for update, batch, squared, trace, error in history
+        ]
+        if moments is not None:
+            self._create(len(moments[0]))
+            self._moments.assign(moments)
+            self._weights.assign(weights)
+        elif self._moments is not None:
+            self._moments.assign(tf.zeros_like(self._moments))
+            self._weights.assign(tf.zeros_like(self._weights))
 
     @property
     def batch(self):
@@ -197,6 +238,10 @@ class NoiseScale(keras.callbacks.Callback):
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
         plt.close(figure)
+
+
+def _or_none(value):
+    return value if math.isfinite(value) else None
 
 
 def _error(squared, trace, var_squared, var_trace, covariance):

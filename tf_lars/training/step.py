@@ -59,6 +59,11 @@ class LargeBatchStep:
         return self._large_batch.micro_batch_size
 
     @property
+    def mean_norms(self):
+        """The source of the mean norms, an object of `tf_lars.training.mean_norms`."""
+        return self._large_batch.source
+
+    @property
     def observers(self):
         """Objects whose `observe(statistics)` is called in every step, within the graph.
 
