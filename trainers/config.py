@@ -85,6 +85,17 @@ class TrainConfig:
     lr_scaling: str = _option(
         "How the rate follows the batch: linear (k), sqrt (√k), legw (√k, warm-up k), none.",
         "none",
+    mixed_precision: str = _option(
+        "Number format of the layers; variables stay float32. float16 scales the loss.",
+        "none",
+        choices=("none", "bfloat16", "float16"),
+    )
+    jit_compile: str = _option(
+        "Forward and backward pass under XLA: on, off, or auto, which is on for a GPU.",
+        "auto",
+        choices=("auto", "on", "off"),
+    )
+
         choices=("none", "linear", "sqrt", "legw"),
     )
     momentum: float | None = _option("Momentum; 0.9 if unset.", None, low=0.0, high=0.9999)
@@ -126,6 +137,13 @@ class TrainConfig:
 
     # Run
     seed: int = _option("Seed of weights, shuffle and masks.", 0, low=0, high=2**31 - 1)
+    ema_momentum: float | None = _option(
+        "Evaluate and export averages of the weights, w̄ = m·w̄ + (1 − m)·w; none if unset.",
+        None,
+        above=0.0,
+        high=0.999999,
+    )
+
     eval_every: int | None = _option("Epochs between evaluations; a twentieth of all.", None, low=1)
     run_dir: str | None = _option("Folder of the run; runs/DATASET_MODEL_OPTIMIZER_bBATCH.", None)
     progress: str = _option(
@@ -155,6 +173,31 @@ class TrainConfig:
         missing = [
             f"--{field.name}"
             for field in dataclasses.fields(cls)
+    target_top1: float | None = _option(
+        "Stop at the first evaluation with this top-1 accuracy on the test images, 0.759 say.",
+        None,
+        above=0.0,
+        high=1.0,
+    )
+    noise_scale: bool = _option(
+        "Measure the gradient noise scale (McCandlish et al. 2018), the batch beyond which updates "
+        "gain little; needs micro-batches or several workers.",
+        False,
+    )
+    layer_report_every: int | None = _option(
+        "Updates between records of each layer's trust ratio and norms, for TensorBoard and "
+        "layers.jsonl; none if unset. Not with sgd.",
+        None,
+        low=1,
+    )
+    checkpoint_every: str = _option(
+        "Updates (500), seconds (90s) or minutes (10m) between checkpoints; there is one after "
+        "each evaluation as well.",
+        "10m",
+    )
+    keep_checkpoints: int = _option(
+        "Newest checkpoints to keep, beside that of the best evaluation.", 2, low=1
+    )
             if field.default is dataclasses.MISSING and values.get(field.name) is None
         ]
         if missing:

@@ -15,13 +15,15 @@ from trainers.data.pipeline import training_data
 from trainers.data.sharding import SampleStream
 from trainers.derived import derive
 from trainers.errors import ConfigError
-from trainers.evaluation import Evaluator
+from trainers.evaluation import TOP, Evaluator
 from trainers.models import MODELS
 from trainers.optimizers import OPTIMIZERS
+from trainers.precision import compiles, precision
 from trainers.progress import Progress, duration
 from trainers.recording import Divergence, Evaluation, Recorder, Speed, images_per_second
 from trainers.run_directory import RunDirectory, default_folder
 from trainers.schedules import LR_SCHEDULES
+from trainers.target import Target, reached
 
 _CACHED_BYTES = 256 * 2**20
 
@@ -62,7 +64,7 @@ def train(config, dataset, workers, began):
     if stopped:
         _say(workers, f"Stopped by SIGTERM. The same command goes on after epoch {stopped}.")
         return None
-    summary = summarise(plan, recorder, diverged)
+    summary = summarise(plan, recorder, diverged, config.target_top1)
     if workers.rank == 0:
         _write_results(config, plan, model, recorder.rows, summary, run)
     _say(workers, _result(summary, run))
@@ -72,7 +74,8 @@ def train(config, dataset, workers, began):
 def build(config, plan, dataset, workers):
     """The compiled model and its learning-rate schedule."""
     keras.utils.set_random_seed(config.seed)
-    model = MODELS[config.model](dataset.image_shape, dataset.classes)
+    with precision(config.mixed_precision):
+        model = MODELS[config.model](dataset.image_shape, dataset.classes)
     for layer in batch_norm_layers(model):
         layer.momentum = plan.bn_momentum
     make_schedule = LR_SCHEDULES[config.lr_schedule]
@@ -87,11 +90,17 @@ def build(config, plan, dataset, workers):
         loss=keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=config.label_smoothing
         ),
-        metrics=[keras.metrics.CategoricalAccuracy(name="top1")],
-        # XLA slows convolutions on a CPU, and Horovod's operations cannot be inside
-        jit_compile=False,
+        metrics=_accuracies(dataset.classes),
+        jit_compile=compiles(config.jit_compile),
     )
     return model, schedule
+
+
+def _accuracies(classes):
+    metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
+    if classes > TOP:
+        metrics.append(keras.metrics.TopKCategoricalAccuracy(TOP, name="top5"))
+    return metrics
 
 
 def describe(config, plan, dataset, model, run):
@@ -110,13 +119,19 @@ def describe(config, plan, dataset, model, run):
     )
 
 
-def summarise(plan, recorder, diverged):
-    """The content of summary.json."""
+def summarise(plan, recorder, diverged, target=None):
+    """The content of summary.json; the time to the target counts from the start of the run."""
     rows = recorder.rows
     accuracies = [row["val_top1"] for row in rows if "val_top1" in row]
+    top5 = [row["val_top5"] for row in rows if "val_top5" in row]
+    at_target = reached(rows, target) or {}
     return {
         "final_top1": accuracies[-1] if accuracies else None,
         "best_top1": max(accuracies, default=None),
+        "final_top5": top5[-1] if top5 else None,
+        "target_top1": target,
+        "seconds_to_target": at_target.get("seconds"),
+        "epochs_to_target": at_target.get("epoch"),
         "images_per_second": images_per_second(rows),
         "updates": rows[-1]["updates"],
         "epochs": rows[-1]["epoch"],
@@ -166,10 +181,12 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, first_epo
     ]
     if workers.rank == 0:
         callbacks.append(Progress(plan, config.epochs, config.progress, recorder.schedule))
+    callbacks.append(Target(config.target_top1, recorder.rows))
+    there = reached(recorder.rows, config.target_top1)
     model.fit(
         batches(first_step=first_epoch * plan.steps_per_epoch),
         initial_epoch=first_epoch,
-        epochs=config.epochs,
+        epochs=first_epoch if there else config.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         callbacks=callbacks,
         verbose=0,
@@ -250,7 +267,19 @@ def _result(summary, run):
     else:
         final, best = summary["final_top1"], summary["best_top1"]
         lines.append(f"Top-1 on the test images: {final:.2%} (best {best:.2%})")
+        if summary["final_top5"] is not None:
+            lines[-1] += f", top-5 {summary['final_top5']:.2%}"
+        if summary["target_top1"] is not None:
+            lines.append(_time_to_target(summary))
     return "\n".join(lines)
+
+
+def _time_to_target(summary):
+    target = f"The target of {summary['target_top1']:.2%}"
+    if summary["seconds_to_target"] is None:
+        return f"{target} was not reached"
+    epochs, seconds = summary["epochs_to_target"], duration(summary["seconds_to_target"])
+    return f"{target} was reached after {epochs} epochs and {seconds}, the start-up included"
 
 
 def _say(workers, text):

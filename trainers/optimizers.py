@@ -14,6 +14,7 @@ def lars(
     momentum_rule="scaled",
     denominator="sum",
     adapt_1d=False,
+    ema_momentum=None,
 ):
     """LARS; variables with one axis (biases, BatchNorm) are left out unless `adapt_1d`."""
     from tf_lars.optimizers import LARS
@@ -30,6 +31,31 @@ def lars(
         denominator=denominator,
         exclude_from_weight_decay=excluded,
         exclude_from_layer_adaptation=excluded,
+        **_averages(ema_momentum),
+    )
+
+
+def clars(
+    learning_rate,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=0.0,
+    trust_coefficient=0.01,
+    max_trust_ratio=0.1,
+    ema_momentum=None,
+):
+    """CLARS as its authors have it: all variables decay, those with one axis are not adapted."""
+    from tf_lars.optimizers import CLARS
+
+    return CLARS(
+        learning_rate,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        trust_coefficient=trust_coefficient,
+        max_trust_ratio=max_trust_ratio,
+        exclude_from_weight_decay=None,
+        **_averages(ema_momentum),
     )
 
 
@@ -40,6 +66,7 @@ def lamb(
     beta_2=0.999,
     bias_correction=True,
     global_clipnorm=None,
+    ema_momentum=None,
 ):
     """LAMB; variables with one axis (biases, BatchNorm) neither decay nor are adapted."""
     from tf_lars.optimizers import LAMB
@@ -51,17 +78,29 @@ def lamb(
         beta_2=beta_2,
         bias_correction=bias_correction,
         global_clipnorm=global_clipnorm,
+        **_averages(ema_momentum),
     )
 
 
-def sgd(learning_rate, momentum=0.9, nesterov=False, weight_decay=0.0):
+def sgd(learning_rate, momentum=0.9, nesterov=False, weight_decay=0.0, ema_momentum=None):
     """SGD with the L2 decay of Goyal et al. 2017: v = μv + γ(g + βw), variables with one axis not.
 
     Keras's own `weight_decay` shrinks the weights outside the momentum, which is another rule.
     """
     from trainers.sgd import L2SGD
 
-    return L2SGD(learning_rate, momentum=momentum, nesterov=nesterov, l2=weight_decay)
+    return L2SGD(
+        learning_rate,
+        momentum=momentum,
+        nesterov=nesterov,
+        l2=weight_decay,
+        **_averages(ema_momentum),
+    )
 
 
-OPTIMIZERS = {"lamb": lamb, "lars": lars, "sgd": sgd}
+def _averages(ema_momentum):
+    """Keras's options for averages of the weights, see trainers.averages."""
+    return {} if ema_momentum is None else {"use_ema": True, "ema_momentum": ema_momentum}
+
+
+OPTIMIZERS = {"clars": clars, "lamb": lamb, "lars": lars, "sgd": sgd}

@@ -7,6 +7,8 @@ import time
 import keras
 import tensorflow as tf
 
+from trainers.averages import averaged_weights
+
 
 class Speed(keras.callbacks.Callback):
     """Adds `images_per_second` over all workers to the logs of an epoch.
@@ -53,8 +55,10 @@ def _number(value):
 class Evaluation(keras.callbacks.Callback):
     """Adds `val_loss` and `val_top1` to the logs, every few epochs and after the last one.
 
+    Where the optimizer keeps averages of the weights, they are what is evaluated.
+
     Args:
-        evaluator: function that gives {"loss", "top1"}.
+        evaluator: function that gives {"loss", "top1", …}.
         prepare: called before, to bring BatchNorm's statistics up to date.
         every: epochs between evaluations.
         epochs: the last epoch.
@@ -66,8 +70,9 @@ class Evaluation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs:
-            self.prepare()
-            logs.update({f"val_{name}": value for name, value in self.evaluator().items()})
+            with averaged_weights(self.model):
+                self.prepare()
+                logs.update({f"val_{name}": value for name, value in self.evaluator().items()})
 
 
 class Divergence(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ import pytest
 
 from tests import workers as jobs
 from tests.trainers.small_runs import stripes
+from trainers.data.arrays import ArrayDataSet
 from trainers.evaluation import Evaluator
 from trainers.startup import Workers
 
@@ -57,9 +58,32 @@ def test_the_shares_of_all_workers_add_up(size):
         object.__setattr__(worker, "totals", totals)
         with np.errstate(invalid="ignore", divide="ignore"):
             Evaluator(model(), stripes(), 4, worker)()
-    loss, correct, count = np.sum(totals, 0)
+    loss, correct, _, count = np.sum(totals, 0)
     assert count == 25
     assert_expected({"loss": loss / count, "top1": correct / count})
+
+
+def seven_classes():
+    """As `stripes`, with more than five classes, in batches that leave a part of one over."""
+    images, labels = stripes().test
+    return ArrayDataSet("seven", 7, (images, labels), (images, np.arange(25) % 7))
+
+
+def test_top5_counts_the_labels_among_the_five_best():
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(7)]
+    )
+    images, labels = seven_classes().test
+    best = np.argsort(-network.predict(images, verbose=0), 1)[:, :5]
+    expected = np.mean((best == labels[:, None]).any(1))
+    result = Evaluator(network, seven_classes(), 4, Workers())()
+    assert 0 < result["top1"] < expected < 1  # or else the check would show nothing
+    assert result["top5"] == pytest.approx(expected)
+
+
+def test_with_five_classes_or_fewer_there_is_no_top5():
+    assert set(Evaluator(model(), stripes(), 4, Workers())()) == {"loss", "top1"}
 
 
 @job.check

@@ -53,7 +53,8 @@ def test_a_run_writes_down_what_it_was_and_what_came_out(finished):
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert set(summary) == {
-        *("final_top1", "best_top1", "images_per_second", "updates", "epochs"),
+        *("final_top1", "best_top1", "final_top5", "images_per_second", "updates", "epochs"),
+        *("target_top1", "seconds_to_target", "epochs_to_target"),
         *("global_batch_size", "world_size", "wall_seconds", "diverged"),
     }
     assert (summary["updates"], summary["epochs"], summary["diverged"]) == (12, 4, False)

@@ -30,7 +30,9 @@ def resnet_cifar(depth, image_shape, classes):
         for block in range((depth - 2) // 6):
             x = _block(x, channels, strides=2 if stage and not block else 1)
     x = layers.GlobalAveragePooling2D()(x)
-    logits = layers.Dense(classes, kernel_initializer="he_normal", name="logits")(x)
+    logits = layers.Dense(  # in float32 under every dtype policy
+        classes, kernel_initializer="he_normal", dtype="float32", name="logits"
+    )(x)
     return keras.Model(images, logits, name=f"resnet{depth}")
 
 
