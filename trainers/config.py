@@ -78,13 +78,6 @@ class TrainConfig:
         low=0,
     )
 
-    # Optimizer
-    optimizer: str = _option("Update rule.", choices=OPTIMIZERS)
-    learning_rate: float = _option("Learning rate at --base_batch_size.", above=0.0)
-    base_batch_size: int = _option("Batch size that --learning_rate is meant for.", 256, low=1)
-    lr_scaling: str = _option(
-        "How the rate follows the batch: linear (k), sqrt (√k), legw (√k, warm-up k), none.",
-        "none",
     mixed_precision: str = _option(
         "Number format of the layers; variables stay float32. float16 scales the loss.",
         "none",
@@ -96,6 +89,13 @@ class TrainConfig:
         choices=("auto", "on", "off"),
     )
 
+    # Optimizer
+    optimizer: str = _option("Update rule.", choices=OPTIMIZERS)
+    learning_rate: float = _option("Learning rate at --base_batch_size.", above=0.0)
+    base_batch_size: int = _option("Batch size that --learning_rate is meant for.", 256, low=1)
+    lr_scaling: str = _option(
+        "How the rate follows the batch: linear (k), sqrt (√k), legw (√k, warm-up k), none.",
+        "none",
         choices=("none", "linear", "sqrt", "legw"),
     )
     momentum: float | None = _option("Momentum; 0.9 if unset.", None, low=0.0, high=0.9999)
@@ -120,6 +120,13 @@ class TrainConfig:
         "LAMB: largest norm of all gradients together; no bound if unset.", None, above=0.0
     )
 
+    ema_momentum: float | None = _option(
+        "Evaluate and export averages of the weights, w̄ = m·w̄ + (1 − m)·w; none if unset.",
+        None,
+        above=0.0,
+        high=0.999999,
+    )
+
     # Schedule
     epochs: int = _option("Passes over the training data.", low=1)
     lr_schedule: str = _option("Decay after the warm-up.", "polynomial", choices=LR_SCHEDULES)
@@ -137,14 +144,32 @@ class TrainConfig:
 
     # Run
     seed: int = _option("Seed of weights, shuffle and masks.", 0, low=0, high=2**31 - 1)
-    ema_momentum: float | None = _option(
-        "Evaluate and export averages of the weights, w̄ = m·w̄ + (1 − m)·w; none if unset.",
+    eval_every: int | None = _option("Epochs between evaluations; a twentieth of all.", None, low=1)
+    target_top1: float | None = _option(
+        "Stop at the first evaluation with this top-1 accuracy on the test images, 0.759 say.",
         None,
         above=0.0,
-        high=0.999999,
+        high=1.0,
     )
-
-    eval_every: int | None = _option("Epochs between evaluations; a twentieth of all.", None, low=1)
+    noise_scale: bool = _option(
+        "Measure the gradient noise scale (McCandlish et al. 2018), the batch beyond which updates "
+        "gain little; needs micro-batches or several workers.",
+        False,
+    )
+    layer_report_every: int | None = _option(
+        "Updates between records of each layer's trust ratio and norms, for TensorBoard and "
+        "layers.jsonl; none if unset. Not with sgd.",
+        None,
+        low=1,
+    )
+    checkpoint_every: str = _option(
+        "Updates (500), seconds (90s) or minutes (10m) between checkpoints; there is one after "
+        "each evaluation as well.",
+        "10m",
+    )
+    keep_checkpoints: int = _option(
+        "Newest checkpoints to keep, beside that of the best evaluation.", 2, low=1
+    )
     run_dir: str | None = _option("Folder of the run; runs/DATASET_MODEL_OPTIMIZER_bBATCH.", None)
     progress: str = _option(
         "How progress is shown: auto, bar, lines or none.",
@@ -173,31 +198,6 @@ class TrainConfig:
         missing = [
             f"--{field.name}"
             for field in dataclasses.fields(cls)
-    target_top1: float | None = _option(
-        "Stop at the first evaluation with this top-1 accuracy on the test images, 0.759 say.",
-        None,
-        above=0.0,
-        high=1.0,
-    )
-    noise_scale: bool = _option(
-        "Measure the gradient noise scale (McCandlish et al. 2018), the batch beyond which updates "
-        "gain little; needs micro-batches or several workers.",
-        False,
-    )
-    layer_report_every: int | None = _option(
-        "Updates between records of each layer's trust ratio and norms, for TensorBoard and "
-        "layers.jsonl; none if unset. Not with sgd.",
-        None,
-        low=1,
-    )
-    checkpoint_every: str = _option(
-        "Updates (500), seconds (90s) or minutes (10m) between checkpoints; there is one after "
-        "each evaluation as well.",
-        "10m",
-    )
-    keep_checkpoints: int = _option(
-        "Newest checkpoints to keep, beside that of the best evaluation.", 2, low=1
-    )
             if field.default is dataclasses.MISSING and values.get(field.name) is None
         ]
         if missing:
