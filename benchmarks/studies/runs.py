@@ -1,59 +1,127 @@
-"""What the studies share: data, resumable runs kept as JSON, and means with standard errors."""
+"""What the studies share: resumable runs kept as JSON with what made them, and their means."""
 
-import gzip
 import json
+import math
+import os
 import pathlib
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
 
 import numpy as np
 
+ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = pathlib.Path(__file__).parent / "results"
+IMAGES = ROOT / "docs" / "images"
 
 
-def digits():
-    """scikit-learn's 1,797 digits: 1,437 to train, 360 to test, flat and in [0, 1]."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype("float32")
-    parts = train_test_split(x, y, test_size=360, random_state=0, stratify=y)
-    return parts[0], parts[2], parts[1], parts[3]
-
-
-def mnist(folder):
-    """MNIST from its four idx files, gzipped: flat and in [0, 1]."""
-    folder = pathlib.Path(folder)
-
-    def read(name, offset):
-        with gzip.open(folder / f"{name}.gz") as file:
-            return np.frombuffer(file.read(), np.uint8, offset=offset)
-
-    found = []
-    for part in ("train", "t10k"):
-        x = read(f"{part}-images-idx3-ubyte", 16).reshape(-1, 784)
-        found += [(x / 255).astype("float32"), read(f"{part}-labels-idx1-ubyte", 8).astype("int64")]
-    return found
+class Missing(KeyError):
+    """A run that was not made."""
 
 
 class Runs:
-    """Finished runs by name in one JSON file: a study that is started again skips them."""
+    """Finished runs by name in one JSON file: a study that is started again skips them.
 
-    def __init__(self, study):
-        self.path = RESULTS / f"{study}.json"
-        self.found = json.loads(self.path.read_text()) if self.path.exists() else {}
+    The file holds `runs`, each with what the study measured and `made`, the number of an entry in
+    `makers`: machine, versions of the packages, commit, command and date of the process that ran
+    it. `cpu_seconds` is what a run cost in processor time, for the estimate of what is to come; it
+    is no measurement of speed.
+    """
 
-    def get(self, name, run):
-        """The result named `name`, from the file or from `run()`."""
+    def __init__(self, study, folder=RESULTS):
+        self.path = pathlib.Path(folder) / f"{study}.json"
+        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.found, self.makers = kept.get("runs", {}), kept.get("makers", [])
+        self._made = None
+
+    def get(self, name, run=None):
+        """The result named `name`, from the file or from `run()`.
+
+        Raises:
+            Missing: it is not in the file and there is no `run`.
+        """
         if name not in self.found:
-            self.found[name] = run()
-            RESULTS.mkdir(exist_ok=True)
-            text = json.dumps(self.found, indent=1, sort_keys=True)
-            self.path.write_text(text + "\n")
-            print(name, self.found[name].get("final"), flush=True)
+            if run is None:
+                raise Missing(f"{self.path.name} holds no run {name!r}: start its study.")
+            begin = time.process_time()
+            result = run()
+            result["cpu_seconds"] = round(time.process_time() - begin, 2)
+            self.found[name] = rounded(result) | {"made": self._maker()}
+            self._write()
+            print(name, self.found[name], flush=True)
         return self.found[name]
+
+    def cpu_seconds(self):
+        """The mean processor time of a finished run; None before the first."""
+        known = [run["cpu_seconds"] for run in self.found.values()]
+        return sum(known) / len(known) if known else None
+
+    def _maker(self):
+        if self._made is None:
+            self.makers.append(maker())
+            self._made = len(self.makers) - 1
+        return self._made
+
+    def _write(self):
+        """The whole file at once: an interruption leaves the old one."""
+        lines = [f"  {json.dumps(name)}: {json.dumps(run)}" for name, run in self.found.items()]
+        makers = [f"  {json.dumps(maker, sort_keys=True)}" for maker in self.makers]
+        text = (
+            '{\n "makers": [\n' + ",\n".join(makers) + "\n ],\n"
+            ' "runs": {\n' + ",\n".join(lines) + "\n }\n}\n"
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.path.with_suffix(".part")
+        whole.write_text(text)
+        whole.replace(self.path)
+
+
+def maker():
+    """What a result depends on beside its settings."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    module = sys.modules["__main__"].__spec__
+    return {
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "versions": {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+        | {"python": platform.python_version()},
+        "commit": commit.stdout.strip() or "unknown",
+        "command": " ".join(["python -m", module.name if module else "?", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def rounded(value):
+    """Floats to six significant digits, and None for what is not finite, as JSON knows none."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def mean_and_error(values):
     """The mean and its standard error."""
     values = np.asarray(values, float)
     return values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+
+
+def in_words(seconds):
+    """A time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

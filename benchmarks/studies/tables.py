@@ -1,0 +1,151 @@
+"""The tables of docs/results.md, in Markdown, each made from the runs in results/."""
+
+from benchmarks.studies import layers, noise_scale, tuning
+from benchmarks.studies.runs import Missing, Runs, mean_and_error
+from benchmarks.studies.setups import OPTIMIZERS
+from benchmarks.studies.tuning import Lab
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def accuracy(setup):
+    """Test accuracy by batch and optimizer; "–" where no run was made."""
+    lab = Lab(setup)
+    rows = []
+    for batch in lab.setup.batches:
+        cells = [_cell(lab, optimizer, batch) for optimizer in OPTIMIZERS]
+        updates = lab.setup.updates(batch)
+        rows.append([f"{batch:,}", f"{updates:,}", *(c and plus_minus(c) or "–" for c in cells)])
+    return markdown(["batch", "updates", *OPTIMIZERS], rows)
+
+
+def chosen(setup):
+    """What the trials chose in each cell."""
+    lab = Lab(setup)
+    rows = []
+    for batch in lab.setup.batches:
+        cells = [_cell(lab, optimizer, batch) for optimizer in OPTIMIZERS]
+        rows.append([f"{batch:,}", *(c and _setting(c) or "–" for c in cells)])
+    return markdown(["batch", *OPTIMIZERS], rows)
+
+
+def loss_of_accuracy(setup):
+    """Points of accuracy lost between the smallest batch and each other, by optimizer."""
+    lab = Lab(setup)
+    first, *others = lab.setup.batches
+    small = {o: _cell(lab, o, first) for o in OPTIMIZERS}
+    rows = []
+    for batch in others:
+        row = [f"{batch:,}"]
+        for optimizer in OPTIMIZERS:
+            large = _cell(lab, optimizer, batch)
+            both = large and small[optimizer]
+            row.append(f"{small[optimizer]['mean'] - large['mean']:.2f}" if both else "–")
+        rows.append(row)
+    return markdown(["batch", *OPTIMIZERS], rows)
+
+
+def _cell(lab, optimizer, batch, warmups=tuning.WARMUPS):
+    try:
+        return tuning.judgement(lab, optimizer, batch, warmups)
+    except Missing:
+        return None
+
+
+def plus_minus(cell):
+    return f"{cell['mean']:.2f} ± {cell['error']:.2f}"
+
+
+def _setting(cell):
+    return f"{cell['rate']:g}, {cell['warmup']}" + " (edge)" * cell["at_edge"]
+
+
+def rates(setup, batch):
+    """How wide the range of good rates is: validation accuracy by rate, the better warm-up."""
+    lab, batch = Lab(setup), int(batch)
+    rows = []
+    for optimizer in OPTIMIZERS:
+        try:
+            trials = tuning.choose(lab, optimizer, batch)
+        except Missing:
+            continue
+        by_rate = tuning.best_by_rate(trials)
+        best = max(by_rate.values())
+        good = [rate for rate, score in by_rate.items() if score > best - 0.02]
+        rows.append(
+            [
+                optimizer,
+                f"{100 * best:.2f}",
+                f"{min(good):g} to {max(good):g}",
+                f"{max(good) / min(good):.0f}×",
+            ]
+        )
+    return markdown(
+        ["optimizer", "best, % (validation)", "rates within 2 points of it", "width"], rows
+    )
+
+
+def warmup(setup, batch):
+    """Test accuracy by optimizer and warm-up, each with its own best rate."""
+    lab, batch = Lab(setup), int(batch)
+    rows = []
+    for optimizer in OPTIMIZERS:
+        cells = [_cell(lab, optimizer, batch, (kind,)) for kind in ("none", "constant", "gradual")]
+        rows.append(
+            [optimizer, *(f"{plus_minus(c)} (rate {c['rate']:g})" if c else "–" for c in cells)]
+        )
+    return markdown(["optimizer", "none", "constant", "gradual"], rows)
+
+
+def first_step(setup):
+    """‖w‖, ‖g‖ and their ratio by layer at the first update, as in the LARS paper's Table 2."""
+    record = layers.kept(setup)["records"][0]
+    rows = []
+    for path in record["weight_norm"]:
+        if not path.endswith("kernel"):
+            continue
+        weight, gradient = record["weight_norm"][path], record["gradient_norm"][path]
+        ratio = record["trust_ratio"][path]
+        rows.append(
+            [path, f"{weight:.3g}", f"{gradient:.3g}", f"{weight / gradient:.3g}", f"{ratio:.3g}"]
+        )
+    return markdown(["variable", "‖w‖", "‖g‖", "‖w‖/‖g‖", "trust ratio"], rows)
+
+
+def noise(setup):
+    """B_simple by epoch, mean over seeds."""
+    found = noise_scale.kept(setup)
+    count = len(found[0]["simple"])
+    rows = []
+    for epoch in sorted({0, count // 4, count // 2, count - 1}):
+        values = [run["simple"][epoch] for run in found]
+        if None in values:
+            rows.append([epoch + 1, "not known"])
+            continue
+        mean, error = mean_and_error(values)
+        rows.append([epoch + 1, f"{mean:,.0f} ± {error:,.0f}"])
+    return markdown(["after epoch", "B_simple, rows"], rows)
+
+
+def growing():
+    from benchmarks.studies import growing_batch
+
+    return growing_batch.table()
+
+
+def made(*studies):
+    """Where the runs were made: the machine, the versions, the commits."""
+    rows = []
+    for study in studies:
+        runs = Runs(study)
+        for index, maker in enumerate(runs.makers):
+            count = sum(run["made"] == index for run in runs.found.values())
+            versions = ", ".join(f"{name} {v}" for name, v in maker["versions"].items())
+            rows.append(
+                [f"{study}.json", count, maker["command"], maker["machine"], versions,
+                 maker["commit"], maker["date"]]
+            )  # fmt: skip
+    return markdown(["file", "runs", "command", "machine", "versions", "commit", "date"], rows)

@@ -1,0 +1,120 @@
+"""The same budget of trials for every optimizer, and the judging of what was chosen.
+
+A cell is one optimizer at one batch. Its trials: six rates, each four times the one before, with
+each warm-up; then half and twice the best rate, again with each warm-up. What is best on the
+validation images, by the mean over the tuning seeds, is trained with five fresh seeds and judged on
+the test images, once. No trial sees the test images.
+"""
+
+import statistics
+
+from benchmarks.studies.runs import Runs, in_words, mean_and_error
+from benchmarks.studies.setups import SETUPS
+
+WARMUPS = ("none", "gradual")
+JUDGING = range(100, 105)
+REFINED = (0.5, 2.0)
+
+
+class Lab:
+    """The runs of one setup, kept in results/SETUP.json.
+
+    Args:
+        name: of the setup.
+        train: whether to make the runs that are missing; `Missing` is raised without.
+        mnist: MNIST's folder.
+    """
+
+    def __init__(self, name, train=False, mnist=None):
+        self.name, self.setup, self.train, self.mnist = name, SETUPS[name], train, mnist
+        self.runs = Runs(name)
+        self._split = self._trainer = self._trains = None
+
+    def score(self, optimizer, batch, warmup, rate):
+        """Mean validation accuracy over the tuning seeds, and minus the mean loss to break ties."""
+        found = [self._run(optimizer, batch, warmup, rate, s) for s in self.setup.tuning_seeds]
+        losses = [float("inf") if run["loss"] is None else run["loss"] for run in found]
+        return statistics.fmean(run["accuracy"] for run in found), -statistics.fmean(losses)
+
+    def judged(self, optimizer, batch, warmup, rate):
+        """The runs with fresh seeds, measured on the test images."""
+        return [self._run(optimizer, batch, warmup, rate, seed, judge=True) for seed in JUDGING]
+
+    def _run(self, optimizer, batch, warmup, rate, seed, judge=False):
+        name = run_name(optimizer, batch, warmup, rate, seed)
+        if not self.train:
+            return self.runs.get(name)
+        return self.runs.get(
+            name, lambda: self.trainer(optimizer, batch).run(rate, warmup, seed, judge)
+        )
+
+    def trainer(self, optimizer, batch, steps_per_execution=None):
+        """The compiled model of a cell; the last one is kept."""
+        from benchmarks.studies.trials import Trainer
+
+        if self._split is None:
+            self._split = self.setup.load(self.mnist)
+        cell = (optimizer, batch, steps_per_execution)
+        if self._trains != cell:
+            self._trainer = Trainer(self.setup, self._split, *cell)
+            self._trains = cell
+        return self._trainer
+
+
+def run_name(optimizer, batch, warmup, rate, seed):
+    return f"{optimizer}/{batch}/{warmup}/{rate:g}/{seed}"
+
+
+def choose(lab, optimizer, batch, warmups=WARMUPS):
+    """All trials of a cell, (warm-up, rate) → score, the best first."""
+    rates = lab.setup.rates[optimizer]
+    trials = {
+        (warmup, rate): lab.score(optimizer, batch, warmup, rate)
+        for warmup in warmups
+        for rate in rates
+    }
+    best_rate = max(trials, key=trials.get)[1]
+    for factor in REFINED:
+        for warmup in warmups:
+            rate = best_rate * factor
+            trials[warmup, rate] = lab.score(optimizer, batch, warmup, rate)
+    return dict(sorted(trials.items(), key=lambda item: item[1], reverse=True))
+
+
+def runs_of_a_cell(setup):
+    trials = len(WARMUPS) * (len(setup.rates["SGD"]) + len(REFINED))
+    return trials * len(setup.tuning_seeds) + len(JUDGING)
+
+
+def remaining(lab, cells):
+    """In words, how many runs `cells` cells still need and how long they take."""
+    each = lab.runs.cpu_seconds()
+    count = cells * runs_of_a_cell(lab.setup)
+    done = sum(name.split("/")[2] in WARMUPS for name in lab.runs.found)
+    missing = max(0, count - done)
+    time = f"about {in_words(missing * each)} on one core" if each else "time not known yet"
+    return f"{missing} of {count} runs to do, {time}"
+
+
+def judgement(lab, optimizer, batch, warmups=WARMUPS):
+    """What a cell came to: its best setting and the test accuracy, in per cent, over fresh seeds."""
+    (warmup, rate), _ = next(iter(choose(lab, optimizer, batch, warmups).items()))
+    runs = lab.judged(optimizer, batch, warmup, rate)
+    accuracies = [100 * run["accuracy"] for run in runs]
+    mean, error = mean_and_error(accuracies)
+    return {
+        "warmup": warmup,
+        "rate": rate,
+        "accuracies": accuracies,
+        "mean": mean,
+        "error": error,
+        "at_edge": not min(lab.setup.rates[optimizer]) <= rate <= max(lab.setup.rates[optimizer]),
+    }
+
+
+def best_by_rate(trials):
+    """Rate → validation accuracy with the better warm-up."""
+    found = {}
+    for (_, rate), (accuracy, _) in trials.items():
+        found[rate] = max(accuracy, found.get(rate, 0.0))
+    return found
