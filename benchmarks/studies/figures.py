@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.studies import layers, noise_scale, tuning
+from benchmarks.studies import growing_batch, layers, noise_scale, tuning
 from benchmarks.studies.runs import IMAGES, Missing
 from benchmarks.studies.setups import OPTIMIZERS, SETUPS
 from benchmarks.studies.tuning import Lab
@@ -116,9 +116,19 @@ def ratios():
 
 
 def growing():
-    from benchmarks.studies import growing_batch
-
-    return growing_batch.figure()
+    """Training loss and test accuracy by epoch, means over five seeds."""
+    names = list(growing_batch.SETTINGS)
+    figure, axes = plt.subplots(2, len(names), figsize=(5 * len(names), 6))
+    for column, name in enumerate(names):
+        for arm, label in growing_batch.ARMS.items():
+            runs = growing_batch.kept(name, arm)
+            for row, key in enumerate(("loss", "accuracy")):
+                curve = np.mean([run[key] for run in runs], 0)
+                axes[row, column].plot(np.arange(1, len(curve) + 1), curve, label=label)
+        axes[0, column].set(title=name, yscale="log", ylabel="training loss")
+        axes[1, column].set(xlabel="epoch", ylabel="test accuracy")
+        axes[0, column].legend()
+    return _tight(figure)
 
 
 def _tight(figure):

@@ -2,8 +2,8 @@
 
     python -m benchmarks.studies.layers [SETUP …] [--mnist=FOLDER]
 
-trains each setup once with LARS as it was chosen at LAYER_BATCH, and keeps what
-`tf_lars.training.LayerReport` writes for every update. (You et al. 2017, arXiv 1708.03888, Table 2.)
+trains each setup once with LARS as it was chosen at BATCH, and keeps what LayerReport writes for
+every update (You et al. 2017, arXiv 1708.03888, Table 2).
 """
 
 import json

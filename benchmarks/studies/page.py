@@ -2,8 +2,8 @@
 
     python -m benchmarks.studies.page
 
-Nothing is trained. A table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is a
-function below with its arguments; the words around it are written by hand.
+Nothing is trained. A table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is
+a function of `tables` with its arguments; the words around it are written by hand.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The tables of docs/results.md, in Markdown, each made from the runs in results/."""
 
-from benchmarks.studies import layers, noise_scale, tuning
+from benchmarks.studies import growing_batch, layers, noise_scale, tuning
 from benchmarks.studies.runs import Missing, Runs, mean_and_error
 from benchmarks.studies.setups import OPTIMIZERS
 from benchmarks.studies.tuning import Lab
@@ -18,7 +18,7 @@ def accuracy(setup):
     for batch in lab.setup.batches:
         cells = [_cell(lab, optimizer, batch) for optimizer in OPTIMIZERS]
         updates = lab.setup.updates(batch)
-        rows.append([f"{batch:,}", f"{updates:,}", *(c and plus_minus(c) or "–" for c in cells)])
+        rows.append([f"{batch:,}", f"{updates:,}", *(plus_minus(c) if c else "–" for c in cells)])
     return markdown(["batch", "updates", *OPTIMIZERS], rows)
 
 
@@ -28,7 +28,7 @@ def chosen(setup):
     rows = []
     for batch in lab.setup.batches:
         cells = [_cell(lab, optimizer, batch) for optimizer in OPTIMIZERS]
-        rows.append([f"{batch:,}", *(c and _setting(c) or "–" for c in cells)])
+        rows.append([f"{batch:,}", *(_setting(c) if c else "–" for c in cells)])
     return markdown(["batch", *OPTIMIZERS], rows)
 
 
@@ -131,9 +131,20 @@ def noise(setup):
 
 
 def growing():
-    from benchmarks.studies import growing_batch
-
-    return growing_batch.table()
+    """Decay, hybrid and growth: updates, final test accuracy and training loss."""
+    rows = []
+    for name, (_, _, epochs, _, _) in growing_batch.SETTINGS.items():
+        for arm, label in growing_batch.ARMS.items():
+            runs = growing_batch.kept(name, arm)
+            accuracy, error = mean_and_error([100 * run["accuracy"][-1] for run in runs])
+            loss, loss_error = mean_and_error([run["loss"][-1] for run in runs])
+            batches = " → ".join(f"{b:,}" for b in runs[0]["batches"])
+            rows.append(
+                [name, label, batches, epochs, f"{runs[0]['updates']:,}",
+                 f"{accuracy:.2f} ± {error:.2f}", f"{loss:.4f} ± {loss_error:.4f}"]
+            )  # fmt: skip
+    header = ["data", "arm", "batches", "epochs", "updates", "top-1, %", "final training loss"]
+    return markdown(header, rows)
 
 
 def made(*studies):

@@ -63,7 +63,8 @@ class Trainer:
     def run(self, rate, warmup, seed, judge=False, callbacks=()):
         """The validation (`judge`: test) accuracy and loss at the end, the training loss by epoch.
 
-        The seed sets the initial weights and the order of the rows.
+        The seed sets the initial weights and the order of the rows. A run whose loss is not finite
+        is given up at the end of the epoch.
         """
         keras.utils.set_random_seed(seed)
         self.model.set_weights(self.setup.network().get_weights())
@@ -72,7 +73,10 @@ class Trainer:
             variable.assign(keras.ops.zeros_like(variable))
         self.table.rates.assign(rates_by_update(rate, self.updates, warmup))
         history = self.model.fit(
-            self._rows(seed), epochs=self.setup.epochs, verbose=0, callbacks=list(callbacks)
+            self._rows(seed),
+            epochs=self.setup.epochs,
+            verbose=0,
+            callbacks=[keras.callbacks.TerminateOnNaN(), *callbacks],
         )
         self.precise._estimated_at = None
         self.precise.update()

@@ -97,7 +97,7 @@ def remaining(lab, cells):
 
 
 def judgement(lab, optimizer, batch, warmups=WARMUPS):
-    """What a cell came to: its best setting and the test accuracy, in per cent, over fresh seeds."""
+    """The best setting of a cell and its test accuracy, in per cent, over fresh seeds."""
     (warmup, rate), _ = next(iter(choose(lab, optimizer, batch, warmups).items()))
     runs = lab.judged(optimizer, batch, warmup, rate)
     accuracies = [100 * run["accuracy"] for run in runs]

@@ -1,0 +1,27 @@
+"""No warm-up, a constant one or a gradual one, by optimizer, at one large batch.
+
+    python -m benchmarks.studies.warmup [SETUP …] [--mnist=FOLDER]
+
+For each of the three every optimizer chooses its own learning rate, as in `batch_size`, whose runs
+are used again, and is judged with five fresh seeds. A warm-up lasts a fifth of the updates: gradual
+from peak/W in equal steps, constant at a tenth of the peak. (Goyal et al. 2017, arXiv 1706.02677,
+Table 1; Huo et al. 2020, arXiv 2002.01576, say that CLARS needs none.)
+"""
+
+from benchmarks.studies import command, tuning
+from benchmarks.studies.setups import OPTIMIZERS
+
+BATCHES = {"alexnet_mnist": 1024, "resnet8_digits": 1024}
+KINDS = ("none", "constant", "gradual")
+
+
+def main():
+    for lab in command.labs(__doc__):
+        for optimizer in OPTIMIZERS:
+            for kind in KINDS:
+                found = tuning.judgement(lab, optimizer, BATCHES[lab.name], (kind,))
+                print(f"== {lab.name}, {optimizer}, {kind}: {found['mean']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
