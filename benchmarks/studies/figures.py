@@ -83,7 +83,7 @@ def noise():
     figure, axis = plt.subplots(figsize=(5.6, 4))
     for name, colour in zip(SETUPS, ("tab:blue", "tab:orange"), strict=True):
         try:
-            runs = noise_scale.kept(name)
+            runs = noise_scale.runs(Lab(name))
         except Missing:
             continue
         values = np.array([run["simple"] for run in runs], float)
@@ -98,14 +98,12 @@ def noise():
 
 def ratios():
     """The trust ratios of LARS over the updates, as heat maps."""
-    kept = {name: layers.kept(name)["records"] for name in SETUPS}
+    kept = {name: layers.run(Lab(name)) for name in SETUPS}
     figure, axes = plt.subplots(1, len(kept), figsize=(5.6 * len(kept), 4.2))
-    for axis, (name, records) in zip(axes, kept.items(), strict=True):
-        paths = [p for p, ratio in records[0]["trust_ratio"].items() if ratio != 1.0]
-        values = np.array([[r["trust_ratio"][p] for r in records] for p in paths], float)
-        steps = [record["step"] for record in records]
+    for axis, (name, run) in zip(axes, kept.items(), strict=True):
+        paths, values = list(run["trust_ratios"]), np.array(list(run["trust_ratios"].values()))
         mesh = axis.pcolormesh(
-            [0, *steps], np.arange(len(paths) + 1), np.log10(values), rasterized=True
+            [0, *run["updates"]], np.arange(len(paths) + 1), np.log10(values), rasterized=True
         )
         axis.invert_yaxis()
         axis.set_yticks(np.arange(len(paths)) + 0.5, paths, fontsize=6)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.studies.layers [SETUP …] [--mnist=FOLDER]
 
-trains each setup once with LARS as it was chosen at BATCH, and keeps what LayerReport writes for
-every update (You et al. 2017, arXiv 1708.03888, Table 2).
+trains each setup once with LARS as it was chosen at one batch, and keeps what LayerReport writes:
+everything at the first update, then the trust ratios (You et al. 2017, arXiv 1708.03888, Table 2).
 """
 
 import json
@@ -11,34 +11,43 @@ import pathlib
 import tempfile
 
 from benchmarks.studies import command, tuning
-from benchmarks.studies.runs import Runs
 
-BATCH, SEED = 256, 100
+BATCHES = {"alexnet_mnist": 256, "resnet8_digits": 128}
+SEED = 100
 
 
 def main():
-    runs = Runs("layers")
     for lab in command.labs(__doc__):
-        (warmup, rate), _ = next(iter(tuning.choose(lab, "LARS", BATCH).items()))
-        runs.get(lab.name, lambda lab=lab, w=warmup, r=rate: record(lab, w, r))
+        run(lab)
 
 
-def record(lab, warmup, rate):
-    """One run of LARS, and the records of its layers at every update."""
+def run(lab):
+    """LARS as it was chosen, with the records of its layers; `Missing` if `lab` does not train."""
+    batch = BATCHES[lab.name]
+    warmup, rate = tuning.best(lab, "LARS", batch)
+    return lab.get(f"layers/LARS/{batch}/{SEED}", lambda: record(lab, batch, warmup, rate))
+
+
+def record(lab, batch, warmup, rate):
     from tf_lars.training.layer_report import LayerReport
 
-    trainer = lab.trainer("LARS", BATCH, steps_per_execution=1)
+    trainer = lab.trainer("LARS", batch, steps_per_execution=1)
     with tempfile.TemporaryDirectory() as folder:
         report = LayerReport(folder, every=1, tensorboard=False)
         result = trainer.run(rate, warmup, SEED, judge=True, callbacks=[report])
         lines = (pathlib.Path(folder) / "layers.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return result | {"batch": BATCH, "warmup": warmup, "rate": rate, "records": records}
-
-
-def kept(setup):
-    """The run of a setup; `Missing` if it was not made."""
-    return Runs("layers").get(setup)
+    return result | {
+        "warmup": warmup,
+        "rate": rate,
+        "first": records[0],
+        "updates": [record["step"] for record in records],
+        "trust_ratios": {
+            path: [float(f"{record['trust_ratio'][path]:.3g}") for record in records]
+            for path, ratio in records[-1]["trust_ratio"].items()
+            if ratio != 1.0
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def warmup(setup, batch):
 
 def first_step(setup):
     """‖w‖, ‖g‖ and their ratio by layer at the first update, as in the LARS paper's Table 2."""
-    record = layers.kept(setup)["records"][0]
+    record = layers.run(Lab(setup))["first"]
     rows = []
     for path in record["weight_norm"]:
         if not path.endswith("kernel"):
@@ -117,7 +117,7 @@ def first_step(setup):
 
 def noise(setup):
     """B_simple by epoch, mean over seeds."""
-    found = noise_scale.kept(setup)
+    found = noise_scale.runs(Lab(setup))
     count = len(found[0]["simple"])
     rows = []
     for epoch in sorted({0, count // 4, count // 2, count - 1}):

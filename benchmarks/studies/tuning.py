@@ -42,11 +42,11 @@ class Lab:
 
     def _run(self, optimizer, batch, warmup, rate, seed, judge=False):
         name = run_name(optimizer, batch, warmup, rate, seed)
-        if not self.train:
-            return self.runs.get(name)
-        return self.runs.get(
-            name, lambda: self.trainer(optimizer, batch).run(rate, warmup, seed, judge)
-        )
+        return self.get(name, lambda: self.trainer(optimizer, batch).run(rate, warmup, seed, judge))
+
+    def get(self, name, run):
+        """The run named `name`, made by `run()` if it is missing and this lab trains."""
+        return self.runs.get(name, run if self.train else None)
 
     def trainer(self, optimizer, batch, steps_per_execution=None):
         """The compiled model of a cell; the last one is kept."""
@@ -81,6 +81,11 @@ def choose(lab, optimizer, batch, warmups=WARMUPS):
     return dict(sorted(trials.items(), key=lambda item: item[1], reverse=True))
 
 
+def best(lab, optimizer, batch, warmups=WARMUPS):
+    """The (warm-up, rate) that a cell's trials chose."""
+    return next(iter(choose(lab, optimizer, batch, warmups)))
+
+
 def runs_of_a_cell(setup):
     trials = len(WARMUPS) * (len(setup.rates["SGD"]) + len(REFINED))
     return trials * len(setup.tuning_seeds) + len(JUDGING)
@@ -98,7 +103,7 @@ def remaining(lab, cells):
 
 def judgement(lab, optimizer, batch, warmups=WARMUPS):
     """The best setting of a cell and its test accuracy, in per cent, over fresh seeds."""
-    (warmup, rate), _ = next(iter(choose(lab, optimizer, batch, warmups).items()))
+    warmup, rate = best(lab, optimizer, batch, warmups)
     runs = lab.judged(optimizer, batch, warmup, rate)
     accuracies = [100 * run["accuracy"] for run in runs]
     mean, error = mean_and_error(accuracies)
