@@ -8,26 +8,25 @@ seeds on test images that no trial saw. The tables and the figures are made by
 """
 
 from benchmarks.studies import command, tuning
-from benchmarks.studies.setups import OPTIMIZERS
+from benchmarks.studies.setups import OPTIMIZERS, SETUPS
 
 
-def cells(setup):
-    """(batch, optimizer) in the order of running: the ends of the curve first."""
-    batches = sorted(setup.batches)
-    order = [batches.pop(0)] + batches[::-1]
-    return [(batch, optimizer) for batch in order for optimizer in OPTIMIZERS]
+def parts(name):
+    """The cells of a setup, the ends of the curve first."""
+    first, *others = SETUPS[name].batches
+    return [
+        command.Part(
+            f"{optimizer} at batch {batch:,}",
+            tuning.runs_of_a_cell(name),
+            lambda lab, o=optimizer, b=batch: tuning.judgement(lab, o, b),
+        )
+        for batch in (first, *reversed(others))
+        for optimizer in OPTIMIZERS
+    ]
 
 
-def main():
-    for lab in command.labs(__doc__):
-        print(f"{lab.name}: {tuning.remaining(lab, len(cells(lab.setup)))}", flush=True)
-        for batch, optimizer in cells(lab.setup):
-            found = tuning.judgement(lab, optimizer, batch)
-            print(
-                f"== {lab.name}, batch {batch}, {optimizer}: {found['mean']:.2f} ± "
-                f"{found['error']:.2f} with {found['warmup']} warm-up, rate {found['rate']:g}",
-                flush=True,
-            )
+def main(arguments=None):
+    command.study(__doc__, parts, arguments)
 
 
 if __name__ == "__main__":

@@ -86,13 +86,17 @@ def kept(name, arm):
     return [runs.get(f"{name}/{arm}/{seed}") for seed in SEEDS]
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", metavar="FOLDER", help=command.MNIST_HELP)
-    folder = parser.parse_args().mnist
+    folder = parser.parse_args(arguments).mnist
     command.one_core()
     runs = Runs("growing_batch")
+    missing = len(SETTINGS) * len(SEEDS) * len(ARMS) - len(runs.found)
+    print(f"growing_batch: {missing} runs to do", flush=True)
     for name in SETTINGS:
+        if all(f"{name}/{arm}/{seed}" in runs.found for arm in ARMS for seed in SEEDS):
+            continue
         data = load(name, folder)
         for seed in SEEDS:
             for arm in ARMS:

@@ -16,11 +16,6 @@ BATCHES = {"alexnet_mnist": 256, "resnet8_digits": 128}
 SEED = 100
 
 
-def main():
-    for lab in command.labs(__doc__):
-        run(lab)
-
-
 def run(lab):
     """LARS as it was chosen, with the records of its layers; `Missing` if `lab` does not train."""
     batch = BATCHES[lab.name]
@@ -48,6 +43,14 @@ def record(lab, batch, warmup, rate):
             if ratio != 1.0
         },
     }
+
+
+def parts(name):
+    return [command.Part("the layers of LARS", 1, run)]
+
+
+def main(arguments=None):
+    command.study(__doc__, parts, arguments)
 
 
 if __name__ == "__main__":

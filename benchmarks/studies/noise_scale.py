@@ -14,11 +14,6 @@ BATCHES = {"alexnet_mnist": 256, "resnet8_digits": 128}
 SEEDS = range(100, 103)
 
 
-def main():
-    for lab in command.labs(__doc__):
-        runs(lab)
-
-
 def runs(lab):
     """The runs of a setup; `Missing` if `lab` does not train and they were not made."""
     batch = BATCHES[lab.name]
@@ -52,6 +47,14 @@ class ByEpoch(keras.callbacks.Callback):
         found = self.noise.noise()
         self.simple.append(found.simple)
         self.error.append(found.error)
+
+
+def parts(name):
+    return [command.Part("the noise scale", len(SEEDS), runs)]
+
+
+def main(arguments=None):
+    command.study(__doc__, parts, arguments)
 
 
 if __name__ == "__main__":

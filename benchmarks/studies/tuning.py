@@ -8,7 +8,7 @@ the test images, once. No trial sees the test images.
 
 import statistics
 
-from benchmarks.studies.runs import Runs, in_words, mean_and_error
+from benchmarks.studies.runs import Runs, mean_and_error
 from benchmarks.studies.setups import SETUPS
 
 WARMUPS = ("none", "gradual")
@@ -86,19 +86,11 @@ def best(lab, optimizer, batch, warmups=WARMUPS):
     return next(iter(choose(lab, optimizer, batch, warmups)))
 
 
-def runs_of_a_cell(setup):
-    trials = len(WARMUPS) * (len(setup.rates["SGD"]) + len(REFINED))
+def runs_of_a_cell(name, warmups=WARMUPS):
+    """The runs that a cell of a setup takes: trials and judging."""
+    setup = SETUPS[name]
+    trials = len(warmups) * (len(setup.rates["SGD"]) + len(REFINED))
     return trials * len(setup.tuning_seeds) + len(JUDGING)
-
-
-def remaining(lab, cells):
-    """In words, how many runs `cells` cells still need and how long they take."""
-    each = lab.runs.cpu_seconds()
-    count = cells * runs_of_a_cell(lab.setup)
-    done = sum(name.split("/")[2] in WARMUPS for name in lab.runs.found)
-    missing = max(0, count - done)
-    time = f"about {in_words(missing * each)} on one core" if each else "time not known yet"
-    return f"{missing} of {count} runs to do, {time}"
 
 
 def judgement(lab, optimizer, batch, warmups=WARMUPS):

@@ -15,12 +15,21 @@ BATCHES = {"alexnet_mnist": 1024, "resnet8_digits": 1024}
 KINDS = ("none", "constant", "gradual")
 
 
-def main():
-    for lab in command.labs(__doc__):
-        for optimizer in OPTIMIZERS:
-            for kind in KINDS:
-                found = tuning.judgement(lab, optimizer, BATCHES[lab.name], (kind,))
-                print(f"== {lab.name}, {optimizer}, {kind}: {found['mean']:.2f}", flush=True)
+def parts(name):
+    """An optimizer with one kind of warm-up each; trials of `batch_size` are used again."""
+    return [
+        command.Part(
+            f"{optimizer} with warm-up: {kind}",
+            tuning.runs_of_a_cell(name, (kind,)),
+            lambda lab, o=optimizer, k=kind: tuning.judgement(lab, o, BATCHES[name], (k,)),
+        )
+        for optimizer in OPTIMIZERS
+        for kind in KINDS
+    ]
+
+
+def main(arguments=None):
+    command.study(__doc__, parts, arguments)
 
 
 if __name__ == "__main__":
