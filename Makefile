@@ -4,6 +4,7 @@ PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python
 RUN_DIR ?= runs/digits_resnet20_lars_b512
 TRAIN_ARGS ?=
 TEST_ARGS ?=
+STUDY_ARGS ?=
 
 VENV := .venv/bin
 # The environment's own programs come first: Horovod starts `python` by name.
@@ -40,8 +41,10 @@ torch: setup-test
 	@# Only timm.optim is used; timm's other needs (torchvision) would bring another PyTorch.
 	@python -m pip install --quiet --no-deps -c requirements.lock timm
 
-# make study   the long measurements behind the docs (hours)
+# make study   the studies of docs/results.md, what is not kept of them yet, and the longest tests
+#              (hours; STUDY_ARGS=--mnist=FOLDER takes MNIST from its four .gz files)
 study: setup-test
+	python -m benchmarks.studies $(STUDY_ARGS)
 	python -m pytest -m study $(TEST_ARGS)
 
 # make bench   the speed measurements of docs/performance.md, against peers

@@ -1,6 +1,7 @@
 """The tables of docs/results.md, in Markdown, each made from the runs in results/."""
 
 from benchmarks.studies import growing_batch, layers, noise_scale, tuning
+from benchmarks.studies import time_to_accuracy as times
 from benchmarks.studies.runs import Missing, Runs, mean_and_error
 from benchmarks.studies.setups import OPTIMIZERS
 from benchmarks.studies.tuning import Lab
@@ -32,7 +33,7 @@ def chosen(setup):
     return markdown(["batch", *OPTIMIZERS], rows)
 
 
-def loss_of_accuracy(setup):
+def lost(setup):
     """Points of accuracy lost between the smallest batch and each other, by optimizer."""
     lab = Lab(setup)
     first, *others = lab.setup.batches
@@ -128,6 +129,32 @@ def noise(setup):
         mean, error = mean_and_error(values)
         rows.append([epoch + 1, f"{mean:,.0f} ± {error:,.0f}"])
     return markdown(["after epoch", "B_simple, rows"], rows)
+
+
+def time_to_accuracy():
+    """Seconds to the target by the number of workers, smallest to largest over seeds."""
+    runs = Runs("time_to_accuracy")
+    rows = []
+    for workers in (1, 2):
+        found = [runs.get(f"{workers}/{seed}") for seed in times.SEEDS]
+        row = [workers]
+        for key, digits in (
+            ("epochs_to_target", 0),
+            ("seconds_to_target", 1),
+            ("first_evaluation", 1),
+            ("images_per_second", 0),
+        ):
+            values = [run[key] for run in found]
+            mean = sum(values) / len(values)
+            row.append(
+                f"{mean:,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+            )
+        rows.append(row)
+    return markdown(
+        ["workers", "epochs to 98 %", "seconds to 98 %", "of these until the first evaluation",
+         "images/s"],
+        rows,
+    )  # fmt: skip
 
 
 def growing():
