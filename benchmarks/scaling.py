@@ -26,11 +26,13 @@ import subprocess
 import sys
 import time
 
+from trainers.cost_model import GBIT, efficiency, fit_cost, ring_seconds
+
 MODELS = {"resnet20": {"side": 32, "batch": 32}, "resnet50": {"side": 224, "batch": 4}}
 VARIANTS = ("alone", "apart", "raw", "bridge")
 SIZES = [4 * 4**k for k in range(13)]  # bytes, 4 to 64 Mi
 WORKERS = [8, 16, 32, 64, 128, 256, 512, 1024]
-NETWORKS = {"10 Gbit/s": 1.25e9, "25 Gbit/s": 3.125e9, "100 Gbit/s": 12.5e9}  # bytes a second
+NETWORKS = {f"{rate} Gbit/s": rate * GBIT for rate in (10, 25, 100)}  # bytes a second
 
 
 def main():
@@ -209,17 +211,6 @@ def measure_bandwidth(repetitions=15):
     return {"seconds": seconds, "latency_seconds": latency, "bytes_a_second": bandwidth}
 
 
-def fit_cost(seconds):
-    """Latency and bandwidth of t = latency + bytes / bandwidth, with equal relative weights."""
-    import numpy as np
-
-    sizes = np.array([int(size) for size in seconds], float)
-    times = np.array(list(seconds.values()))
-    matrix = np.stack([np.ones_like(sizes), sizes], 1) / times[:, None]
-    (latency, per_byte), *_ = np.linalg.lstsq(matrix, np.ones_like(times), rcond=None)
-    return float(latency), float(1 / per_byte)
-
-
 def print_bandwidth(result):
     print("\nbytes        measured ms    model ms    GB/s")
     for size, seconds in result["seconds"].items():
@@ -230,21 +221,6 @@ def print_bandwidth(result):
         f"t = {1e3 * result['latency_seconds']:.2f} ms + bytes / "
         f"{result['bytes_a_second'] / 1e9:.2f} GB/s"
     )
-
-
-def ring_seconds(workers, size, fixed, bandwidth, hop):
-    """The time of a ring all-reduce of `size` bytes (Patarasuk and Yuan 2009).
-
-    t = fixed + 2(p − 1)·hop + 2(p − 1)/p · bytes/bandwidth
-
-    Args:
-        workers: p.
-        size: bytes.
-        fixed: seconds that every call costs, whatever its size.
-        bandwidth: bytes a second of one link in one direction.
-        hop: seconds of one message between neighbours.
-    """
-    return fixed + 2 * (workers - 1) * hop + 2 * (workers - 1) / workers * size / bandwidth
 
 
 def print_prediction(bandwidth, model, hop=30e-6, other_steps=(0.1,)):
@@ -262,7 +238,7 @@ def print_prediction(bandwidth, model, hop=30e-6, other_steps=(0.1,)):
             cells = []
             for workers in WORKERS:
                 reduce = ring_seconds(workers, size, fixed, rate, hop)
-                cells.append(f"{100 * step / (step + reduce):.1f}")
+                cells.append(f"{100 * efficiency(step, reduce):.1f}")
             print(f"| {network} | {step:.2f} s | {' | '.join(cells)} |")
 
 

@@ -78,6 +78,9 @@ class TrainConfig:
         low=0,
     )
 
+    probe_of: str | None = _option(
+        "Freeze the network in this file (FILE.keras) and train a new last layer behind it.", None
+    )
     mixed_precision: str = _option(
         "Number format of the layers; variables stay float32. float16 scales the loss.",
         "none",

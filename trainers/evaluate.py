@@ -9,7 +9,6 @@ from absl import flags as absl_flags
 from trainers import command, flags, startup
 from trainers.data import DATASETS
 from trainers.finished import finished_run, given
-from trainers.models import MODELS
 
 for _name in ("run_dir", "data_dir"):
     absl_flags.declare_key_flag(_name, flags.flags.FLAGS)
@@ -24,11 +23,9 @@ def evaluate(argv):
     workers = startup.start()
     dataset = dataset.prepare(workers)
     from trainers.evaluation import Evaluator
-    from trainers.precision import precision
+    from trainers.network import load_network
 
-    with precision(config.mixed_precision):
-        model = MODELS[config.model](dataset.image_shape, dataset.classes)
-    model.load_weights(run.path("final.keras"))
+    model = load_network(run.path("final.keras"))
     batch = max(config.global_batch_size // workers.size, 1)
     result = Evaluator(model, dataset, batch, workers)()
     if workers.rank == 0:

@@ -35,11 +35,9 @@ def export(argv):
     run, config = finished_run()
     output = _checked_output()
     startup.start()
-    import keras
+    from trainers.network import load_network
 
-    import trainers.models.layers  # noqa: F401  registers what Keras loads by name
-
-    model = keras.models.load_model(run.path("final.keras"), compile=False)
+    model = load_network(run.path("final.keras"))
     write, load = _FORMATS[_FORMAT.value]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-") as folder:
@@ -97,9 +95,9 @@ def _write_keras(model, file):
 
 
 def _load_keras(file):
-    import keras
+    from trainers.network import load_network
 
-    return keras.models.load_model(file, compile=False)
+    return load_network(file)
 
 
 _FORMATS = {

@@ -18,14 +18,14 @@ _DEFINE = {
 }
 
 
-def define():
+def define(flag_values=flags.FLAGS):
     """Defines a flag for every option of TrainConfig."""
     for field in dataclasses.fields(TrainConfig):
         default = None if field.default is dataclasses.MISSING else field.default
         choices = field.metadata["choices"]
         allowed = f" One of: {', '.join(choices)}." if choices else ""
         text = field.metadata["help"] + allowed
-        _DEFINE[option_type(field)](field.name, default, text)
+        _DEFINE[option_type(field)](field.name, default, text, flag_values=flag_values)
 
 
 def parse(argv):
@@ -43,13 +43,28 @@ def parse(argv):
     return rest
 
 
-def read_config():
+def read_config(flag_values=flags.FLAGS):
     """The parsed flags as a TrainConfig."""
     names = [field.name for field in dataclasses.fields(TrainConfig)]
-    values = {name: flags.FLAGS[name].value for name in names}
+    values = {name: flag_values[name].value for name in names}
     if values["lr_milestones"] is not None:
         values["lr_milestones"] = _numbers("lr_milestones", values["lr_milestones"])
     return TrainConfig.from_values(values)
+
+
+def read_file(file):
+    """The TrainConfig of a flags file alone, whatever the command line says.
+
+    Raises:
+        ConfigError: the file cannot be read, or what it says cannot work.
+    """
+    values = flags.FlagValues()
+    define(values)
+    try:
+        values(["", *_expanded([f"--flagfile={file}"])])
+    except flags.Error as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return read_config(values)
 
 
 def to_flags(config):

@@ -1,0 +1,47 @@
+"""What an exchange of gradients costs: the one place of the model in docs/scaling.md.
+
+t = fixed + 2(p − 1)·hop + 2(p − 1)/p · bytes/bandwidth for p workers in a ring, which comes after
+the backward pass: nothing is overlapped, so what follows is a lower bound of the efficiency.
+"""
+
+GBIT = 1e9 / 8  # bytes a second
+
+
+def fit_cost(seconds):
+    """Latency and bandwidth of t = latency + bytes / bandwidth, with equal relative weights.
+
+    Args:
+        seconds: {bytes: seconds}, the bytes as numbers or their texts.
+
+    Returns:
+        (seconds, bytes a second).
+    """
+    import numpy as np
+
+    sizes = np.array([int(size) for size in seconds], float)
+    times = np.array(list(seconds.values()))
+    matrix = np.stack([np.ones_like(sizes), sizes], 1) / times[:, None]
+    (latency, per_byte), *_ = np.linalg.lstsq(matrix, np.ones_like(times), rcond=None)
+    return float(latency), float(1 / per_byte)
+
+
+def ring_seconds(workers, size, fixed, bandwidth, hop):
+    """The time of a ring all-reduce of `size` bytes (Patarasuk and Yuan 2009).
+
+    t = fixed + 2(p − 1)·hop + 2(p − 1)/p · bytes/bandwidth
+
+    Args:
+        workers: p; nothing is exchanged by one.
+        size: bytes.
+        fixed: seconds that every call costs, whatever its size.
+        bandwidth: bytes a second of one link in one direction.
+        hop: seconds of one message between neighbours.
+    """
+    if workers == 1:
+        return 0.0
+    return fixed + 2 * (workers - 1) * hop + 2 * (workers - 1) / workers * size / bandwidth
+
+
+def efficiency(own, exchange):
+    """The share of a step, own work and then the exchange, that is the worker's own work."""
+    return own / (own + exchange)
