@@ -47,7 +47,10 @@ def mnist_subset(folder=None, train=4096, validation=2048):
 
 
 def mnist(folder=None):
-    """MNIST, flat and in [0, 1]: from its four gzipped idx files, or by tensorflow-datasets."""
+    """MNIST, flat and in [0, 1]: from its four gzipped idx files, or by tensorflow-datasets.
+
+    tensorflow-datasets has the same images in another order.
+    """
     if folder is None:
         return _mnist_of_tfds()
     folder = pathlib.Path(folder)
@@ -68,8 +71,9 @@ def _mnist_of_tfds():
 
     found = []
     for part in ("train", "test"):
-        rows = tfds.as_numpy(tfds.load("mnist", split=part, batch_size=-1, shuffle_files=False))
-        found += [_scaled(rows["image"].reshape(-1, 784)), rows["label"].astype("int64")]
+        parts = list(tfds.as_numpy(tfds.load("mnist", split=part).batch(1000)))
+        x, y = (np.concatenate([rows[key] for rows in parts]) for key in ("image", "label"))
+        found += [_scaled(x.reshape(-1, 784)), y.astype("int64")]
     return found
 
 
