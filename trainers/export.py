@@ -87,7 +87,8 @@ def _write_saved_model(model, folder):
 def _load_saved_model(folder):
     import tensorflow as tf
 
-    return tf.saved_model.load(folder).serve
+    loaded = tf.saved_model.load(folder)
+    return lambda images: loaded.serve(images)  # a method alone would not keep the variables
 
 
 def _write_keras(model, file):

@@ -48,7 +48,7 @@ def read_config(flag_values=flags.FLAGS):
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     values = {name: flag_values[name].value for name in names}
     if values["lr_milestones"] is not None:
-        values["lr_milestones"] = _numbers("lr_milestones", values["lr_milestones"])
+        values["lr_milestones"] = numbers("lr_milestones", values["lr_milestones"])
     return TrainConfig.from_values(values)
 
 
@@ -82,7 +82,7 @@ def to_flags(config):
     return lines
 
 
-def _numbers(flag, texts):
+def numbers(flag, texts):
     try:
         return tuple(float(text) for text in texts)
     except ValueError as error:

@@ -65,7 +65,7 @@ def _read(file):
     published = re.search(r"published (?:top-1 )?(\d+(?:\.\d+)?) %", head)
     return Recipe(
         name=file.stem,
-        title=re.split(r": published|\. |\.$", head, maxsplit=1)[0].strip(),
+        title=re.split(r": (?:the )?published|\. |\.$", head, maxsplit=1)[0].strip(),
         published=float(published[1]) if published else None,
         source=re.split(r" Not run here| Top-1 on ", rest)[0].rstrip("."),
         command=command,

@@ -1,4 +1,4 @@
-"""The sizes of the data sets that are always the same, so that a run can be planned without them."""
+"""The sizes of the data sets that never change, so that a run can be planned without them."""
 
 import dataclasses
 
