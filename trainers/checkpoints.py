@@ -1,122 +1,214 @@
-"""Everything a run needs to go on where it stopped, in one file an evaluated epoch."""
+"""Everything a run needs to go on where it stopped, in one file."""
 
+import dataclasses
 import json
 import re
-import signal
 import zipfile
 
 import keras
 import numpy as np
 from absl import logging
 
-_NAME = re.compile(r"epoch-(\d+)\.npz")
-_KEPT = 2
+from tf_lars.training.callbacks import batch_norm_layers
+from trainers.background import Background
+from trainers.run_directory import WriteError
+
+_NAME = re.compile(r"update-(\d+)\.npz")
+
+
+@dataclasses.dataclass
+class Stored:
+    """What a checkpoint holds.
+
+    Args:
+        progress: {"update", "examples", "world_size", "rows", "states"}, as JSON takes it.
+        shared: the arrays that are the same on all workers.
+        own: the arrays of each worker, by rank: BatchNorm's moving statistics, and the metrics of
+            the epoch.
+    """
+
+    progress: dict
+    shared: list
+    own: list
 
 
 class Checkpoints:
-    """The checkpoints of a run directory. Rank 0 reads and writes; all workers restore.
+    """The checkpoints of a run directory. Rank 0 reads and writes; all workers save and restore.
 
-    A checkpoint is a NumPy archive of the model's and the optimizer's variables in their order, and
-    the rows of the epochs done, as JSON. It is written under another name, flushed to the disk and
-    renamed; the zip format's checksums tell a damaged one, and the one before it is used.
+    A checkpoint is a NumPy archive: the variables of model and optimizer in their order, what each
+    worker has of its own, and the progress as JSON. It is written in a thread, from copies, under
+    another name, flushed to the disk and renamed. The archive's checksums, one for each array, tell
+    a damaged one; it is put aside and the one before it is used.
 
     Args:
         run: the RunDirectory.
-        model: the compiled model; its optimizer is built here.
-        workers: the workers that restore together.
+        model: the compiled model; its optimizer and metrics are built here.
+        workers: the workers that save and restore together.
+        keep: how many of the newest to keep, beside that of the best evaluation.
     """
 
-    def __init__(self, run, model, workers):
-        self.run, self.workers = run, workers
+    def __init__(self, run, model, workers, keep):
+        self.run, self.model, self.workers, self.keep = run, model, workers, keep
         model.optimizer.build(model.trainable_variables)
-        self.variables = [*model.weights, *_seed_states(model), *model.optimizer.variables]
+        _build_metrics(model)
+        self.moving = [
+            variable
+            for layer in batch_norm_layers(model)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
         self.seed_states = _seed_states(model)
+        moving = {id(variable) for variable in self.moving}
+        weights = [variable for variable in model.weights if id(variable) not in moving]
+        self.shared = [*weights, *self.seed_states, *model.optimizer.variables]
+        self._background = Background()
+        self._metrics = None
 
-    def save(self, epoch, progress):
-        """Writes the checkpoint after `epoch` epochs with `progress`, a JSON-able value."""
-        arrays = {
-            f"variable_{i:05}": keras.ops.convert_to_numpy(variable)
-            for i, variable in enumerate(self.variables)
-        }
-        arrays["progress"] = np.asarray(json.dumps({"epoch": epoch, **progress}))
-        self.run.path("checkpoints").mkdir(exist_ok=True)
-        self.run.write(f"checkpoints/epoch-{epoch:05}.npz", lambda path: np.savez(path, **arrays))
-        for old in self._found()[:-_KEPT]:
-            old.unlink()
+    @property
+    def failed(self):
+        """Whether a checkpoint could not be written; `finish` raises why."""
+        return self._background.failed
+
+    def save(self, progress):
+        """Begins to write a checkpoint, once the one before is written.
+
+        Args:
+            progress: see `Stored`.
+
+        Raises:
+            WriteError: on rank 0, the one before could not be written.
+        """
+        own = self.workers.gather(_copies([*self.moving, *self.model.metrics_variables]))
+        if self.workers.rank == 0:
+            stored = Stored(progress, _copies(self.shared), own)
+            self._background.start(self._write, stored)
+
+    def finish(self):
+        """Returns when everything is on the disk; all workers call it.
+
+        Raises:
+            WriteError: on all workers, a checkpoint could not be written.
+        """
+        error = self._end()
+        if self.workers.sum(np.array([float(error is not None)]))[0]:
+            raise error or WriteError("Rank 0 could not write a checkpoint.")
+
+    def close(self):
+        """Ends the thread of a run that ends because of an error, which is not to be hidden."""
+        error = self._end()
+        if error is not None:
+            logging.error("%s", error)
+
+    def _end(self):
+        try:
+            self._background.wait()
+        except Exception as error:
+            return error
+        return None
 
     def restore(self):
-        """Gives all workers the newest whole checkpoint; its progress, or None without one."""
-        progress, values = self.workers.broadcast(
-            self._newest() if self.workers.rank == 0 else None
-        ) or (None, None)
-        if progress is not None:
-            for variable, value in zip(self.variables, values, strict=True):
-                variable.assign(value)
+        """Gives all workers the newest whole checkpoint.
+
+        With as many workers as before, each gets what was its own. With another number, all get the
+        mean of BatchNorm's moving statistics, and rank 0 the metrics of all.
+
+        Returns:
+            Its progress, or None without one.
+        """
+        stored = self.workers.broadcast(self._newest() if self.workers.rank == 0 else None)
+        if stored is not None:
+            rank, size = self.workers.rank, self.workers.size
+            own = stored.own[rank] if len(stored.own) == size else _shared_out(stored.own, self)
+            count = len(self.moving)
+            _assign(self.shared, stored.shared)
+            _assign(self.moving, own[:count])
+            self._metrics = own[count:]
+            if rank and len(stored.own) != size:
+                self._metrics = [np.zeros_like(value) for value in self._metrics]
         draw_apart(self.seed_states, self.workers.rank)
-        return progress
+        return stored and stored.progress
+
+    def restore_metrics(self):
+        """Gives the model the metrics of the epoch that a restored run is in; once."""
+        if self._metrics is not None:
+            _assign(self.model.metrics_variables, self._metrics)
+        self._metrics = None
+
+    def _write(self, stored):
+        arrays = {f"shared_{i:05}": value for i, value in enumerate(stored.shared)}
+        for rank, values in enumerate(stored.own):
+            arrays |= {f"own_{rank:05}_{i:05}": value for i, value in enumerate(values)}
+        arrays["progress"] = np.asarray(json.dumps(stored.progress))
+        self.run.path("checkpoints").mkdir(exist_ok=True)
+        name = f"checkpoints/update-{stored.progress['update']:08}.npz"
+        self.run.write(name, lambda path: np.savez(path, **arrays))
+        best = f"update-{best_update(stored.progress['rows']):08}.npz"
+        for old in self._found()[: -self.keep]:
+            if old.name != best:
+                old.unlink()
 
     def _found(self):
-        files = self.run.path("checkpoints").glob("epoch-*.npz")
+        files = self.run.path("checkpoints").glob("update-*.npz")
         return sorted(file for file in files if _NAME.fullmatch(file.name))
 
     def _newest(self):
         for file in reversed(self._found()):
             try:
-                with np.load(file) as archive:
-                    values = [archive[name] for name in archive.files if name != "progress"]
-                    progress = json.loads(str(archive["progress"]))
+                return _read(file)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                aside = file.with_suffix(".damaged")
                 logging.warning("%s is damaged (%s): using the one before", file, error)
-                continue
-            return progress, values
+                file.replace(aside)
         return None
 
 
-class Saving(keras.callbacks.Callback):
-    """Saves after each evaluated epoch, and before the run ends early because of SIGTERM.
-
-    All workers end after the same epoch, the one in which the first of them got the signal.
-
-    Args:
-        checkpoints: the run's Checkpoints.
-        recorder: the Recorder, whose rows are the progress.
-        prepare: brings BatchNorm's statistics up to date.
-    """
-
-    def __init__(self, checkpoints, recorder, prepare):
-        super().__init__()
-        self.checkpoints, self.recorder, self.prepare = checkpoints, recorder, prepare
-        self.stopped_after = None
-        self._asked_to_stop = False
-
-    def on_train_begin(self, logs=None):
-        self._handler = signal.signal(signal.SIGTERM, self._stop)
-
-    def on_train_end(self, logs=None):
-        signal.signal(signal.SIGTERM, self._handler)
-
-    def on_epoch_end(self, epoch, logs=None):
-        workers = self.checkpoints.workers
-        asked = workers.sum(np.array([float(self._asked_to_stop)]))[0] > 0
-        last = epoch + 1 == self.params["epochs"]
-        if self.model.stop_training:  # diverged: what was saved before is better
-            return
-        if asked and not last:
-            self.stopped_after = epoch + 1
-            self.model.stop_training = True
-            self.prepare()
-        if workers.rank == 0 and (self.stopped_after or "val_top1" in logs):
-            self.checkpoints.save(epoch + 1, {"rows": self.recorder.rows})
-
-    def _stop(self, number, frame):
-        self._asked_to_stop = True
-
-
-def _seed_states(model):
-    return [v for v in model.non_trainable_variables if "seed_generator_state" in v.name]
+def best_update(rows):
+    """The number of updates after which the test accuracy was best, the first of equals; or 0."""
+    evaluated = [row for row in rows if row.get("val_top1") is not None]
+    return max(evaluated, key=lambda row: row["val_top1"])["updates"] if evaluated else 0
 
 
 def draw_apart(seed_states, rank):
     """Gives each worker dropout masks of its own, from states that are the same on all."""
     for state in seed_states:
         state.assign(keras.ops.convert_to_numpy(state) + np.array([rank, 0], "uint32"))
+
+
+def _read(file):
+    with np.load(file) as archive:
+        progress = json.loads(str(archive["progress"]))
+        names = sorted(name for name in archive.files if name != "progress")
+        shared = [archive[name] for name in names if name.startswith("shared_")]
+        own = [
+            [archive[name] for name in names if name.startswith(f"own_{rank:05}_")]
+            for rank in range(progress["world_size"])
+        ]
+    return Stored(progress, shared, own)
+
+
+def _shared_out(own, checkpoints):
+    """What workers of another number get: the mean of the statistics, the sum of the metrics."""
+    count = len(checkpoints.moving)
+    columns = [np.stack(column) for column in zip(*own, strict=True)]
+    means = [column.mean(0, dtype="float64").astype(column.dtype) for column in columns[:count]]
+    return [*means, *(column.sum(0, dtype=column.dtype) for column in columns[count:])]
+
+
+def _copies(variables):
+    # a view of a variable's memory would change under the thread that writes it
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _build_metrics(model):
+    """Makes the variables of the metrics, which otherwise come with the first batch."""
+    nothing = keras.ops.zeros((1, *model.output_shape[1:]))
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()
+
+
+def _seed_states(model):
+    return [v for v in model.non_trainable_variables if "seed_generator_state" in v.name]

@@ -10,6 +10,7 @@ import math
 
 from trainers.data import DATASETS
 from trainers.errors import ConfigError, check_choice
+from trainers.interval import Interval
 from trainers.models import MODELS
 from trainers.optimizers import OPTIMIZERS
 from trainers.schedules import LR_SCHEDULES
@@ -38,6 +39,12 @@ class TrainConfig:
     dataset: str = _option("Data set to train on.", choices=DATASETS)
     data_dir: str | None = _option("Where the data lies or is prepared, if not in a package.", None)
     global_batch_size: int = _option("Examples in one update, over all workers.", low=1)
+    micro_batch_size: int | None = _option(
+        "Examples that a worker takes through the network at once, adding up their gradients; its "
+        "whole part of the batch if unset. BatchNorm sees one micro-batch.",
+        None,
+        low=1,
+    )
 
     image_size: int | None = _option("Side of training images; 224 if unset.", None, low=1)
     eval_image_size: int | None = _option(
@@ -113,6 +120,16 @@ class TrainConfig:
     denominator: str | None = _option(
         "LARS: norm below the trust ratio; sum if unset.", None, choices=("sum", "joint")
     )
+    mean_norms: str | None = _option(
+        "CLARS: whose mean gradient norm is below the trust ratio: that of micro-batches, of "
+        "workers, of examples as two batch sizes tell it, or of eight examples, measured every ten "
+        "updates; microbatch if unset.",
+        None,
+        choices=("microbatch", "worker", "two_batch", "per_example"),
+    )
+    max_trust_ratio: float | None = _option(
+        "CLARS: largest trust ratio; 0.1 if unset.", None, above=0.0
+    )
     adapt_1d: bool | None = _option(
         "LARS: let biases and BatchNorm decay and be adapted as well, as in the paper.", None
     )
@@ -144,6 +161,17 @@ class TrainConfig:
     )
     lr_milestones: tuple | None = _option("Step: epochs at which the rate falls.", None)
     lr_factor: float | None = _option("Step: what the rate is multiplied by; 0.1.", None, above=0.0)
+    grow_batch_factor: float | None = _option(
+        "Step: multiply the batch by this at --lr_milestones, so that only what is left of "
+        "--lr_factor falls on the rate (Smith et al. 2018); the batch stays if unset.",
+        None,
+        above=1.0,
+    )
+    max_batch_size: int | None = _option(
+        "Step: the largest batch to grow to; a tenth of the training examples if unset.",
+        None,
+        low=1,
+    )
 
     # Run
     seed: int = _option("Seed of weights, shuffle and masks.", 0, low=0, high=2**31 - 1)
@@ -194,6 +222,12 @@ class TrainConfig:
             )
         if self.lr_schedule == "step":
             _check_milestones(self.lr_milestones, self.warmup_epochs, self.epochs)
+        _check_large_batch(self)
+        Interval.parse("checkpoint_every", self.checkpoint_every)
+
+    def mean_norms_used(self):
+        """Where the optimizer gets its mean norms, a choice of --mean_norms; None if nowhere."""
+        return (self.mean_norms or "microbatch") if self.optimizer == "clars" else None
 
     @classmethod
     def from_values(cls, values):
@@ -261,6 +295,28 @@ def _check(field, value):
         raise ConfigError(f"--{field.name} must be at least {rules['low']:g}; got {value}.")
     if rules["high"] is not None and not value <= rules["high"]:
         raise ConfigError(f"--{field.name} must be at most {rules['high']:g}; got {value}.")
+
+
+def _check_large_batch(config):
+    if config.mean_norms is not None and config.optimizer != "clars":
+        raise ConfigError(
+            f"--mean_norms={config.mean_norms} has no effect with --optimizer={config.optimizer}: "
+            "only clars divides by mean norms. Leave it out."
+        )
+    if config.max_batch_size is not None and config.grow_batch_factor is None:
+        raise ConfigError(
+            f"--max_batch_size={config.max_batch_size} has no effect without --grow_batch_factor."
+        )
+    if config.grow_batch_factor is not None and not (config.lr_factor or 0.1) < 1:
+        raise ConfigError(
+            f"--lr_factor={config.lr_factor:g} must be below 1 with --grow_batch_factor: the batch "
+            "grows in place of a rate that falls."
+        )
+    if config.layer_report_every is not None and config.optimizer == "sgd":
+        raise ConfigError(
+            f"--layer_report_every={config.layer_report_every} has no effect with --optimizer=sgd, "
+            "which takes no trust ratios. Leave it out."
+        )
 
 
 def _check_milestones(milestones, warmup_epochs, epochs):

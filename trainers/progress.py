@@ -44,37 +44,35 @@ class Progress(keras.callbacks.Callback):
     """A line for each evaluated epoch and, on a terminal, a bar that moves in between.
 
     Args:
-        plan: the run's Plan.
+        position: the run's Position.
         epochs: the run's last epoch.
         mode: "auto", "bar", "lines" or "none".
         schedule: the learning-rate schedule.
     """
 
-    def __init__(self, plan, epochs, mode, schedule):
+    def __init__(self, position, epochs, mode, schedule):
         super().__init__()
         if mode == "auto":
             mode = "bar" if shows_on_terminal() else "lines"
-        self.plan, self.epochs, self.mode, self.schedule = plan, epochs, mode, schedule
-        self.epoch = 0
+        self.position, self.epochs, self.mode, self.schedule = position, epochs, mode, schedule
+        timetable = position.timetable
+        self.examples = timetable.position(timetable.updates)
+        self._grows = len({stretch.batch for stretch in timetable.stretches}) > 1
         self._frame_at = self._line_at = time.monotonic()
-        self._first_step_end = None
+        self._first_step = None
         self._width = 0
 
     def on_train_begin(self, logs=None):
         if self.mode == "bar":
             self._frame("compiling the training step …")
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
     def on_train_batch_end(self, batch, logs=None):
         now = time.monotonic()
-        step = self.epoch * self.plan.steps_per_epoch + batch + 1
-        if self._first_step_end is None:
-            self._first_step_end = now, step
+        if self._first_step is None:
+            self._first_step = now, self.position.examples
         if self.mode == "bar" and now - self._frame_at > _SECONDS_BETWEEN_FRAMES:
             self._frame_at = now
-            self._frame(self._bar(step) + self._numbers(step, logs) + self._left(step))
+            self._frame(self._bar() + self._numbers(logs) + self._left())
 
     def on_epoch_end(self, epoch, logs=None):
         now = time.monotonic()
@@ -82,25 +80,26 @@ class Progress(keras.callbacks.Callback):
         if self.mode == "none" or not (evaluated or now - self._line_at > _SECONDS_BETWEEN_LINES):
             return
         self._line_at = now
-        step = (epoch + 1) * self.plan.steps_per_epoch
         test = f"  test {logs['val_top1']:7.2%}" if evaluated else " " * 14
         speed = f"  {logs['images_per_second']:7,.0f} images/s"
         head = f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
-        self._line(head + self._numbers(step, logs) + test + speed + self._left(step))
+        self._line(head + self._numbers(logs) + test + speed + self._left())
 
-    def _numbers(self, step, logs):
-        rate = float(self.schedule(step - 1))
-        return f"  loss {logs['loss']:6.4f}  top-1 {logs['top1']:7.2%}  rate {rate:<7.3g}"
+    def _numbers(self, logs):
+        rate = float(self.schedule(self.position.update - 1))
+        batch = f"  batch {self.position.batch:,}" if self._grows else ""
+        return f"  loss {logs['loss']:6.4f}  top-1 {logs['top1']:7.2%}  rate {rate:<7.3g}{batch}"
 
-    def _left(self, step):
-        began, first = self._first_step_end
-        if step in (first, self.plan.updates):
+    def _left(self):
+        began, first = self._first_step
+        done = self.position.examples
+        if done in (first, self.examples):
             return ""
-        seconds = (time.monotonic() - began) / (step - first) * (self.plan.updates - step)
+        seconds = (time.monotonic() - began) / (done - first) * (self.examples - done)
         return f"  {duration(seconds)} left"
 
-    def _bar(self, step):
-        done = step / self.plan.updates
+    def _bar(self):
+        done = self.position.examples / self.examples
         full = int(done * _BAR)
         return f"{'━' * full}{'─' * (_BAR - full)} {done:4.0%}"
 

@@ -14,27 +14,36 @@ class Speed(keras.callbacks.Callback):
     """Adds `images_per_second` over all workers to the logs of an epoch.
 
     Only training is counted: neither evaluation nor the first step, which compiles.
+
+    Args:
+        position: the run's Position.
     """
 
-    def __init__(self, global_batch_size):
+    def __init__(self, position):
         super().__init__()
-        self.global_batch_size = global_batch_size
+        self.position = position
         self._compiled = False
+        self._images, self._seconds = 0, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._since = time.monotonic()
-        self._steps, self._seconds = 0, 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.monotonic()
         if self._compiled:
-            self._steps += 1
+            self._images += self.position.batch
             self._seconds += now - self._since
         self._compiled, self._since = True, now
 
     def on_epoch_end(self, epoch, logs=None):
-        images = self._steps * self.global_batch_size
-        logs["images_per_second"] = images / self._seconds if images else 0.0
+        logs["images_per_second"] = self._images / self._seconds if self._images else 0.0
+        self._images, self._seconds = 0, 0.0
+
+    def get_state(self):
+        return {"images": self._images, "seconds": self._seconds}
+
+    def set_state(self, state):
+        self._images, self._seconds = state["images"], state["seconds"]
 
 
 def images_per_second(rows):
@@ -75,46 +84,40 @@ class Evaluation(keras.callbacks.Callback):
                 logs.update({f"val_{name}": value for name, value in self.evaluator().items()})
 
 
-class Divergence(keras.callbacks.Callback):
-    """Stops a run whose training loss is no longer finite. Every worker sees the same logs."""
-
-    def __init__(self):
-        super().__init__()
-        self.diverged = False
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            self.diverged = True
-            self.model.stop_training = True
-
-
 class Recorder(keras.callbacks.Callback):
     """Keeps a row for each epoch and, given a run directory, writes the rows down.
 
     Args:
-        plan: the run's Plan.
+        position: the run's Position.
         schedule: the learning-rate schedule.
         began: `time.time()` at the start of the process.
         rows: the rows of the epochs that are done already.
         run: the RunDirectory on the worker that writes, None on the others.
     """
 
-    def __init__(self, plan, schedule, began, rows=(), run=None):
+    def __init__(self, position, schedule, began, rows=(), run=None):
         super().__init__()
-        self.plan, self.schedule, self.run = plan, schedule, run
+        self.position, self.schedule, self.run = position, schedule, run
         self.rows = list(rows)
-        self._began = began - (self.rows[-1]["seconds"] if self.rows else 0.0)
+        self._began = began
         self._board = run and tf.summary.create_file_writer(str(run.path("tensorboard")))
 
     def seconds(self):
         """Seconds that the run has taken, those of earlier starts with it."""
         return time.time() - self._began
 
+    def get_state(self):
+        return {"seconds": self.seconds()}
+
+    def set_state(self, state):
+        self._began -= state["seconds"]
+
     def on_epoch_end(self, epoch, logs=None):
-        updates = (epoch + 1) * self.plan.steps_per_epoch
+        updates = self.position.update
         row = {
             "epoch": epoch + 1,
             "updates": updates,
+            "batch_size": self.position.batch,
             "learning_rate": float(self.schedule(updates - 1)),
             **{name: _number(value) for name, value in logs.items()},
             "seconds": self.seconds(),
@@ -127,6 +130,7 @@ class Recorder(keras.callbacks.Callback):
                     tf.summary.scalar(name, value)
                 tf.summary.scalar("learning_rate", row["learning_rate"])
 
-    def on_train_end(self, logs=None):
+    def close(self):
+        """Ends TensorBoard's file."""
         if self._board:
             self._board.close()

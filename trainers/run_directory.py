@@ -17,7 +17,12 @@ from trainers.errors import ConfigError
 from trainers.flags import to_flags
 
 _PACKAGES = ("tf_lars", "tensorflow", "keras", "numpy", "horovod")
-_SAME_RUN = ("run_dir", "progress")  # what may differ between two starts of one run
+# What may differ between two starts of one run.
+_SAME_RUN = ("run_dir", "progress", "checkpoint_every", "keep_checkpoints", "layer_report_every")
+
+
+class WriteError(OSError):
+    """A file of a run cannot be written; what was written before is whole."""
 
 
 def default_folder(config):
@@ -114,9 +119,14 @@ class RunDirectory:
         temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
         try:
             writer(temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            _flush(temporary)
             temporary.replace(target)
+            _flush(target.parent)  # the new name, too
+        except OSError as error:
+            raise WriteError(
+                f"{target} cannot be written: {error.strerror or error}. What was written before "
+                "is whole: make room, and the same command goes on from there."
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -167,6 +177,14 @@ class RunDirectory:
                 "Give another --run_dir, or remove that folder."
             )
         return True
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def environment(world_size):

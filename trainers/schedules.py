@@ -28,10 +28,18 @@ def cosine(plan, end_learning_rate=0.0, decay_from="warmup"):
     )
 
 
-def step(plan, lr_milestones=(), lr_factor=0.1):
-    from tf_lars.schedules import WarmupStep
+def step(plan, lr_milestones=(), lr_factor=0.1, grow_batch_factor=None, max_batch_size=None):
+    """A rate that falls at the milestones, or, with a batch that grows there, what that leaves.
+
+    How the batch grows is in the plan: see trainers.derived.
+    """
+    from tf_lars.schedules import StagedLearningRate, WarmupStep
 
     boundaries = plan.boundaries(lr_milestones)
+    if grow_batch_factor is not None:
+        return StagedLearningRate(
+            plan.learning_rates, boundaries, plan.warmup_updates, plan.warmup_learning_rate
+        )
     return WarmupStep(**plan.peak_and_warmup(), boundaries=boundaries, factor=lr_factor)
 
 

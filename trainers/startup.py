@@ -54,6 +54,12 @@ class Workers:
         tensor = tf.constant(np.asarray(vector, np.float64))
         return self.horovod.allreduce(tensor, op=self.horovod.Sum).numpy()
 
+    def gather(self, value):
+        """Every worker's value, any picklable object, as a list by rank."""
+        if self.horovod is None:
+            return [value]
+        return self.horovod.allgather_object(value)
+
     def broadcast(self, value):
         """Rank 0's value, any picklable object, on every worker."""
         if self.horovod is None:

@@ -1,9 +1,11 @@
 """Trains a network: `python -m trainers.train --flagfile=configs/NAME.flags [--flag=value …]`.
 
 The same line behind `horovodrun -np N` trains it on N workers. Exit codes: 0 trained, 2 the
-settings cannot work, 3 the loss diverged, 75 stopped by SIGTERM: the same command goes on.
+settings cannot work, 3 the loss diverged, 74 a file of the run cannot be written (a full disk),
+75 stopped by SIGTERM or SIGUSR1. After 74 and 75 the same command goes on from the checkpoint.
 """
 
+import sys
 import time
 
 from absl import flags as absl_flags
@@ -11,7 +13,7 @@ from absl import flags as absl_flags
 from trainers import command, flags, startup
 from trainers.data import DATASETS
 
-DIVERGED, STOPPED = 3, 75
+DIVERGED, UNWRITABLE, STOPPED = 3, 74, 75
 _BEGAN = time.time()
 
 absl_flags.adopt_module_key_flags(flags)
@@ -23,8 +25,14 @@ def train(argv):
     workers = startup.start()
     dataset = dataset.prepare(workers)
     from trainers import loop  # loads Keras, so it waits until the flags are known to be good
+    from trainers.run_directory import WriteError
 
-    summary = loop.train(config, dataset, workers, _BEGAN)
+    try:
+        summary = loop.train(config, dataset, workers, _BEGAN)
+    except WriteError as error:
+        if workers.rank == 0:
+            print(f"trainers.train: {error}", file=sys.stderr, flush=True)
+        return UNWRITABLE
     if summary is None:
         return STOPPED
     return DIVERGED if summary["diverged"] else 0

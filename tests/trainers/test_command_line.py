@@ -78,34 +78,54 @@ def test_the_run_directory_knows_of_two_workers(two_workers):
     assert "horovodrun -np 2" in (folder / "flags.txt").read_text()
 
 
-KILLED_AFTER_ITS_FIRST_CHECKPOINT = """
-    import os, signal
-    from trainers import checkpoints, train
+AFTER_AN_UPDATE = """
+    import os, signal, sys, time
+    from trainers import position, train
 
-    save = checkpoints.Checkpoints.save
+    update, name, file = int(sys.argv.pop(1)), sys.argv.pop(1), sys.argv.pop(1)
+    count = position.Position.on_train_batch_end
 
-    def save_and_die(self, epoch, progress):
-        save(self, epoch, progress)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def on_train_batch_end(self, batch, logs=None):
+        count(self, batch, logs)
+        if self.update == update:
+            while file and not os.path.exists(file):
+                time.sleep(0.01)
+            if name == "SIGKILL" or os.environ["HOROVOD_RANK"] == "1":
+                os.kill(os.getpid(), getattr(signal, name))
 
-    checkpoints.Checkpoints.save = save_and_die
+    position.Position.on_train_batch_end = on_train_batch_end
     train.main()
 """
 
 
-def test_two_workers_killed_after_a_checkpoint_go_on_to_the_same_weights(two_workers, tmp_path):
-    quick = workers.QUICK_LAUNCHER
-    killed = workers.run_script(
-        KILLED_AFTER_ITS_FIRST_CHECKPOINT,
+def ended_by(signal, folder, update, once=""):
+    """A run on two workers that gets a signal after an update, once a file is there."""
+    arguments = (update, signal, once, CONFIG, *SHORT, "--checkpoint_every=2")
+    return workers.run_script(
+        AFTER_AN_UPDATE,
         2,
-        *(CONFIG, *SHORT, f"--run_dir={tmp_path}"),
-        launcher=quick,
+        *map(str, arguments),
+        f"--run_dir={folder}",
+        launcher=workers.QUICK_LAUNCHER,
+        env={"TF_CPP_MIN_LOG_LEVEL": "2"},
         check=False,
     )
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if "second" not in key}
+        for line in lines
+    ]
+
+
+def test_two_workers_killed_in_mid_epoch_go_on_to_the_same_weights(two_workers, tmp_path):
+    once = tmp_path / "checkpoints" / "update-00000004.npz"
+    killed = ended_by("SIGKILL", tmp_path, 5, once)
     assert killed.returncode != 0 and not (tmp_path / "summary.json").exists()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-00001.npz"]
-    resumed = on_two_workers(tmp_path, quick)
-    assert "Going on after epoch 1" in lines_of(resumed.output, 0)
+    resumed = on_two_workers(tmp_path, workers.QUICK_LAUNCHER)
+    assert "Going on after update 4 of 6" in lines_of(resumed.output, 0)
     assert "The weights are identical on all 2 workers" in lines_of(resumed.output, 0)
     whole, again = (
         keras.models.load_model(folder / "final.keras").get_weights()
@@ -113,7 +133,24 @@ def test_two_workers_killed_after_a_checkpoint_go_on_to_the_same_weights(two_wor
     )
     for ours, others in zip(whole, again, strict=True):
         np.testing.assert_array_equal(ours, others)
+    assert rows(two_workers[0]) == rows(tmp_path)
     assert [start["world_size"] for start in starts_of(tmp_path)] == [2, 2]
+
+
+def test_a_signal_to_one_of_two_workers_stops_both_and_one_can_go_on_alone(two_workers, tmp_path):
+    stopped = ended_by("SIGUSR1", tmp_path, 1)
+    (said,) = [line for line in lines_of(stopped.output, 0) if line.startswith("Stopped by")]
+    update = int(re.search(r"after update (\d) of 6", said)[1])
+    assert "Traceback" not in stopped.output
+    newest = max(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert newest == f"update-{update:08}.npz"
+    done = alone(*SHORT, f"--run_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert f"Going on after update {update} of 6, with 1 workers in place of 2" in done.stdout
+    for ours, others in zip(rows(two_workers[0]), rows(tmp_path), strict=True):
+        for exact in ("epoch", "updates", "batch_size", "learning_rate"):
+            assert ours[exact] == others[exact]
+        assert ours["loss"] == pytest.approx(others["loss"], rel=0.2)
 
 
 def test_bad_settings_are_answered_once_by_all_workers_together(tmp_path):

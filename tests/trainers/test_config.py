@@ -43,7 +43,7 @@ def test_flags_become_a_config():
         ({"dataset": "digit"}, "--dataset=digit is unknown. Did you mean digits?"),
         ({"optimizer": "lasr"}, "--optimizer=lasr is unknown. Did you mean lars"),
         ({"optimizer": "LARS"}, "--optimizer=LARS is unknown. Did you mean lars"),
-        ({"optimizer": "qqqq"}, "--optimizer=qqqq is unknown. Allowed: lamb, lars"),
+        ({"optimizer": "qqqq"}, "--optimizer=qqqq is unknown. Allowed: clars, lamb, lars"),
         ({"lr_schedule": "poly"}, "--lr_schedule=poly is unknown. Did you mean polynomial"),
         ({"lr_scaling": "liner"}, "--lr_scaling=liner is unknown. Did you mean linear"),
         ({"learning_rate": 0.0}, "--learning_rate must be greater than 0; got 0.0"),

@@ -62,7 +62,7 @@ def test_averages_of_the_weights_are_evaluated_and_exported(averaged, tmp_path, 
             seen.append([v.numpy() for v in self.model.trainable_variables])
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_synchronisation", lambda workers: [Weights()])
+        patch.setattr(loop, "_synchronisation", lambda *arguments: [Weights()])
         train(tmp_path / "plain", optimizer="lars", learning_rate=1.0)
     averages = seen[0]
     for weights in seen[1:]:

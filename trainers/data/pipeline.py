@@ -1,5 +1,6 @@
 """From example indices to batches of images."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -8,16 +9,34 @@ import tensorflow as tf
 from trainers.data.sharding import evaluation_batches, worker_batches
 
 
-def training_data(dataset, stream, global_batch, workers, augment, first_step=0, steps=None):
+def growing_data(dataset, stream, stretches, workers, augment):
+    """A worker's batches of the `Stretch`es of a timetable, one stretch after the other.
+
+    `augment`: see `training_data`.
+    """
+    parts = [
+        training_data(
+            dataset, stream, part.batch, workers, augment, part.update, part.updates, part.position
+        )
+        for part in stretches
+    ]
+    return functools.reduce(tf.data.Dataset.concatenate, parts)
+
+
+def training_data(
+    dataset, stream, global_batch, workers, augment, first_step=0, steps=None, position=None
+):
     """A worker's batches (images, one-hot labels) from update `first_step` on, `steps` of them.
 
     `augment(images, labels, seed)` changes the images and labels of a batch, given two integers
-    that are its own.
+    that are its own. `position`: see `worker_batches`.
     """
     seed_of_the_run = tf.constant(stream.seed, tf.int64)
 
     def indices():
-        batches = worker_batches(stream, global_batch, workers.rank, workers.size, first_step)
+        batches = worker_batches(
+            stream, global_batch, workers.rank, workers.size, first_step, position
+        )
         return itertools.islice(batches, steps)
 
     def seeded(number, rows):

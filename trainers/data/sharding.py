@@ -33,19 +33,21 @@ class SampleStream:
         return np.random.default_rng([self.seed, number]).permutation(self.examples)
 
 
-def worker_batches(stream, global_batch, rank, size, first_step=0):
+def worker_batches(stream, global_batch, rank, size, first_step=0, position=None):
     """Yields (k·size + rank, a worker's part [B / size] of global batch k) for k from `first_step`.
 
-    Update k takes the positions k·B to (k+1)·B of the stream, and worker r the r-th of `size` equal
+    The first update takes the B positions of the stream from `position` on (by default what follows
+    `first_step` batches of B), each later one the next B, and worker r the r-th of `size` equal
     parts of them: the workers' parts are disjoint and together the global batch. The number in
     front tells the parts of a run apart, to seed what is drawn for them.
     """
     local = global_batch // size
     step = first_step
+    position = step * global_batch if position is None else position
     while True:
-        batch = stream.indices(step * global_batch, (step + 1) * global_batch)
+        batch = stream.indices(position, position + global_batch)
         yield step * size + rank, batch[rank * local : (rank + 1) * local]
-        step += 1
+        step, position = step + 1, position + global_batch
 
 
 def evaluation_batches(examples, batch, rank, size):

@@ -1,0 +1,239 @@
+"""Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from tests.trainers import small_runs
+from tests.trainers.small_runs import tiny_network, train
+from trainers import checkpoints, loop, position
+from trainers import train as command
+from trainers.models import MODELS
+from trainers.run_directory import WriteError
+
+PLAIN = {"random_shift": 1, "eval_every": 2, "warmup_epochs": 1.0, "mixup": 0.2}
+GROWING = {
+    "optimizer": "lars",
+    "momentum_rule": "unscaled",
+    "random_shift": 1,
+    "eval_every": 4,
+    "global_batch_size": 10,
+    "micro_batch_size": 4,
+    "precise_bn_examples": 0,
+    "lr_schedule": "step",
+    "lr_milestones": (1.5, 3.0),
+    "lr_factor": 0.5,
+    "grow_batch_factor": 2.0,
+    "max_batch_size": 40,
+    "noise_scale": True,
+}
+CLARS = {"optimizer": "clars", "mean_norms": "per_example", "eval_every": 4, "ema_momentum": 0.9}
+KINDS = {"plain": PLAIN, "growing": GROWING, "clars": CLARS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", tiny_network)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function that gives the folder of an undisturbed run of a kind."""
+    folders = {}
+
+    def run(kind):
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp("whole") / kind
+            train(folders[kind], **KINDS[kind])
+        return folders[kind]
+
+    return run
+
+
+def final_weights(folder):
+    return keras.models.load_model(folder / "final.keras").get_weights()
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def timeless(rows):
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+def assert_same_run(one, other):
+    """The same weights and the same rows, bit for bit, and nothing half-written."""
+    for a, b in zip(final_weights(one), final_weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert timeless(rows(one)) == timeless(rows(other))
+    assert not [path for path in other.rglob("*") if path.name.startswith(".tmp-")]
+
+
+def after_update(number, act):
+    """Within it `act()` is called right after an update of any run."""
+    patch = pytest.MonkeyPatch.context()
+    count = position.Position.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        count(self, batch, logs)
+        if self.update == number:
+            act()
+
+    class Patched:
+        def __enter__(self):
+            patch.__enter__().setattr(position.Position, "on_train_batch_end", on_train_batch_end)
+
+        def __exit__(self, *error):
+            patch.__exit__(*error)
+
+    return Patched()
+
+
+class Killed(Exception):
+    """Stands for what ends a process without a word."""
+
+
+def die():
+    raise Killed
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "update", "number"),
+    [
+        ("plain", 5, signal.SIGTERM),
+        ("plain", 6, signal.SIGTERM),
+        ("growing", 11, signal.SIGUSR1),
+        ("clars", 4, signal.SIGUSR1),
+    ],
+)
+def test_a_run_stopped_by_a_signal_goes_on_from_that_update_to_the_same_end(
+    whole, tmp_path, capsys, kind, update, number
+):
+    with after_update(update, lambda: os.kill(os.getpid(), number)):
+        assert train(tmp_path, **KINDS[kind]) is None
+    said = capsys.readouterr().out
+    assert f"Stopped by {number.name} after update {update} of" in said
+    assert not (tmp_path / "summary.json").exists()
+    assert f"update-{update:08}.npz" in names(tmp_path)
+    train(tmp_path, **KINDS[kind])
+    assert f"Going on after update {update} of" in capsys.readouterr().out
+    assert_same_run(whole(kind), tmp_path)
+
+
+def test_signals_are_heeded_again_as_before_when_a_run_has_ended(whole):
+    whole("plain")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run with checkpoints after every other update that ended without a word after its ninth."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    with after_update(9, die), pytest.raises(Killed):
+        train(folder, **PLAIN, checkpoint_every="2")
+    return folder
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(killed, tmp_path):
+    assert names(killed) == ["update-00000006.npz", "update-00000008.npz"]
+    folder = shutil.copytree(killed, tmp_path / "run")
+    train(folder, **PLAIN, checkpoint_every="1", keep_checkpoints=1)
+    accuracies = {row["updates"]: row["val_top1"] for row in rows(folder) if "val_top1" in row}
+    best = max(accuracies, key=accuracies.get)
+    assert names(folder) == sorted({f"update-{update:08}.npz" for update in (best, 12)})
+
+
+def test_a_killed_run_goes_on_keeps_its_first_settings_and_adds_a_start(whole, killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    first = {name: (folder / name).read_bytes() for name in ("config.json", "flags.txt")}
+    (before,) = json.loads((folder / "environment.json").read_text())["starts"]
+    for name in (".tmp-123-metrics.jsonl", "checkpoints/.tmp-123-update-00000010.npz"):
+        (folder / name).write_text("half")
+    train(folder, **PLAIN)
+    assert {name: (folder / name).read_bytes() for name in first} == first
+    starts = json.loads((folder / "environment.json").read_text())["starts"]
+    assert len(starts) == 2 and starts[0] == before
+    assert_same_run(whole("plain"), folder)
+    seconds = [row["seconds"] for row in rows(folder)]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
+def test_a_damaged_checkpoint_is_named_put_aside_and_the_one_before_is_used(
+    whole, killed, tmp_path, caplog, capsys, damage
+):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    newest = folder / "checkpoints" / "update-00000008.npz"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    newest.write_bytes({"truncated": data[: len(data) // 2], "changed": data, "empty": b""}[damage])
+    train(folder, **PLAIN)
+    assert "update-00000008.npz is damaged" in caplog.text
+    assert "Going on after update 6 of 12" in capsys.readouterr().out
+    assert "update-00000008.damaged" in names(folder)
+    assert_same_run(whole("plain"), folder)
+
+
+def test_a_run_without_a_whole_checkpoint_begins_anew(whole, killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    for name in names(folder):
+        (folder / "checkpoints" / name).write_bytes(b"PK")
+    train(folder, **PLAIN)
+    assert_same_run(whole("plain"), folder)
+
+
+def test_a_run_killed_before_its_summary_writes_it_and_the_network(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_results", lambda *arguments: die())
+        with pytest.raises(Killed):
+            train(tmp_path, **KINDS["clars"])
+    train(tmp_path, **KINDS["clars"])
+    assert_same_run(whole("clars"), tmp_path)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint_whole(
+    whole, tmp_path, monkeypatch, capsys
+):
+    savez = np.savez
+
+    def full(path, **arrays):
+        savez(path, **arrays)
+        if path.name.endswith("update-00000006.npz"):
+            os.truncate(path, 1000)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.np, "savez", full)
+        with pytest.raises(WriteError) as error:
+            train(tmp_path, **PLAIN, checkpoint_every="3")
+    for part in ("update-00000006.npz cannot be written: No space left", "goes on from there"):
+        assert part in str(error.value)
+    assert names(tmp_path) == ["update-00000003.npz"]
+    train(tmp_path, **PLAIN)
+    assert "Going on after update 3 of 12" in capsys.readouterr().out
+    assert_same_run(whole("plain"), tmp_path)
+
+
+def test_the_command_ends_with_a_code_of_its_own_when_a_file_cannot_be_written(monkeypatch, capsys):
+    def fail(*arguments):
+        raise WriteError("the disk is full")
+
+    monkeypatch.setattr(loop, "train", fail)
+    monkeypatch.setattr(command.flags, "read_config", lambda: small_runs.config(model="resnet20"))
+    monkeypatch.setattr(command.startup, "start", small_runs.Workers)
+    assert command.train([]) == 74
+    assert capsys.readouterr().err == "trainers.train: the disk is full\n"
