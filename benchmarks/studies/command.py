@@ -38,12 +38,22 @@ class Part:
 
 
 def study(doc, parts, arguments=None):
-    """Makes all `parts(setup's name)` of the setups that the command line asks for."""
-    for lab in labs(doc, arguments):
-        for part in parts(lab.name):
-            if part.is_done(lab):
+    """Makes the `parts(setup's name)` of the setups that the command line asks for."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("setup", nargs="*", help=f"{', '.join(SETUPS)}; all without")
+    parser.add_argument("--mnist", metavar="FOLDER", help=MNIST_HELP)
+    parser.add_argument("--only", default="", metavar="TEXT", help="the parts with it in the label")
+    given = parser.parse_args(arguments)
+    for name in given.setup:
+        if name not in SETUPS:
+            parser.error(f"setup must be one of {', '.join(SETUPS)}; got {name!r}")
+    one_core()
+    for name in given.setup or SETUPS:
+        lab = Lab(name, train=True, mnist=given.mnist)
+        for part in parts(name):
+            if given.only not in part.label or part.is_done(lab):
                 continue
-            print(f"{lab.name}: {remaining(lab, parts)}; now {part.label}", flush=True)
+            print(f"{name}: {remaining(lab, parts)}; now {part.label}", flush=True)
             part.make(lab)
 
 
@@ -53,19 +63,6 @@ def remaining(lab, parts):
     each = lab.runs.cpu_seconds()
     time = f"about {in_words(missing * each)} of one core" if each else "time not known yet"
     return f"at most {missing} runs to do, {time}"
-
-
-def labs(doc, arguments=None):
-    """The `Lab`s that the command line asks for."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("setup", nargs="*", help=f"{', '.join(SETUPS)}; all without")
-    parser.add_argument("--mnist", metavar="FOLDER", help=MNIST_HELP)
-    given = parser.parse_args(arguments)
-    for name in given.setup:
-        if name not in SETUPS:
-            parser.error(f"setup must be one of {', '.join(SETUPS)}; got {name!r}")
-    one_core()
-    return [Lab(name, train=True, mnist=given.mnist) for name in given.setup or SETUPS]
 
 
 MNIST_HELP = "the folder of MNIST's four .gz files; tensorflow-datasets fetches them without it"

@@ -1,5 +1,7 @@
 """What the studies share: resumable runs kept as JSON with what made them, and their means."""
 
+import fcntl
+import functools
 import json
 import math
 import os
@@ -27,14 +29,12 @@ class Runs:
     The file holds `runs`, each with what the study measured and `made`, the number of an entry in
     `makers`: machine, versions of the packages, commit, command and date of the process that ran
     it. `cpu_seconds` is what a run cost in processor time, for the estimate of what is to come; it
-    is no measurement of speed.
+    is no measurement of speed. Several processes may add runs to the same file.
     """
 
     def __init__(self, study, folder=RESULTS):
         self.path = pathlib.Path(folder) / f"{study}.json"
-        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.found, self.makers = kept.get("runs", {}), kept.get("makers", [])
-        self._made = None
+        self._read()
 
     def get(self, name, run=None):
         """The result named `name`, from the file or from `run()`.
@@ -48,8 +48,7 @@ class Runs:
             begin = time.process_time()
             result = run()
             result["cpu_seconds"] = round(time.process_time() - begin, 2)
-            self.found[name] = rounded(result) | {"made": self._maker()}
-            self._write()
+            self._keep(name, rounded(result))
             print(name, self.found[name], flush=True)
         return self.found[name]
 
@@ -58,11 +57,23 @@ class Runs:
         known = [run["cpu_seconds"] for run in self.found.values()]
         return sum(known) / len(known) if known else None
 
-    def _maker(self):
-        if self._made is None:
-            self.makers.append(maker())
-            self._made = len(self.makers) - 1
-        return self._made
+    def _read(self):
+        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.found, self.makers = kept.get("runs", {}), kept.get("makers", [])
+
+    def _keep(self, name, result):
+        """Adds a run to what the file holds by now."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._read()
+            if maker() not in self.makers:
+                self.makers.append(maker())
+            self.found[name] = result | {"made": self.makers.index(maker())}
+            self._write()
+        finally:
+            os.close(folder)
 
     def _write(self):
         """The whole file at once: an interruption leaves the old one."""
@@ -72,14 +83,14 @@ class Runs:
             '{\n "makers": [\n' + ",\n".join(makers) + "\n ],\n"
             ' "runs": {\n' + ",\n".join(lines) + "\n }\n}\n"
         )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_suffix(".part")
         whole.write_text(text)
         whole.replace(self.path)
 
 
+@functools.cache
 def maker():
-    """What a result depends on beside its settings."""
+    """What a result depends on beside its settings, found once in a process."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
