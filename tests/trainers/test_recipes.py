@@ -1,15 +1,15 @@
 """Every flags file in configs/ against its source: the rates of each update, batch, network."""
 
 import functools
-import os
+import math
 import pathlib
 import re
 
 import pytest
-from absl.testing import flagsaver
 
-from trainers import flags
+from trainers import flags, recipe_table
 from trainers.data import DATASETS
+from trainers.data.known import KNOWN
 from trainers.derived import derive
 from trainers.models import MODELS
 from trainers.optimizers import OPTIMIZERS
@@ -17,7 +17,6 @@ from trainers.schedules import LR_SCHEDULES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.flags"))
-IMAGENET = 1_281_167
 
 # The published tables, row by row: batch, peak rate, epochs of warm-up (and what else a row has).
 LARS_PAPER = {
@@ -68,6 +67,14 @@ LAMB = {
     "8k": (8192, 0.02, 5),
     "16k": (16384, 4 / (2**0.5 * 100), 10),
     "32k": (32768, 0.04, 20),
+}
+CLARS = {"resnet50": (4096, 8192, 16384), "densenet121": (16384,), "mobilenet_v1": (16384,)}
+SMITH = {  # rate, batches of the four stages, updates
+    "decay": (0.1, (128,), 78_200),
+    "hybrid": (0.1, (128, 640, 640, 640), 34_400),
+    "grow": (0.1, (128, 640, 3200, 5120), 29_000),
+    "grow_640": (0.5, (640, 3200, 5120, 5120), 6_500),
+    "grow_3200": (0.5, (3200, 6400, 6400, 6400), 2_500),
 }
 
 
@@ -120,24 +127,66 @@ def recipes():
         rate = functools.partial(poly, peak=peak, warmup=warmup, epochs=90, power=1, start=warmup)
         yield f"resnet50_imagenet_lamb_{row}", common | settings, rate
 
+    for model, batches in CLARS.items():
+        for batch in batches:
+            peak = 0.128 * batch / 256
+            settings = {"optimizer": "clars", "momentum": 0.9, "weight_decay": 2e-4, "epochs": 90}
+            settings |= {"trust_coefficient": 0.01, "max_trust_ratio": 0.1, "model": model}
+            yield (
+                f"{model}_imagenet_clars_{batch // 1024}k",
+                settings | {"global_batch_size": batch},
+                functools.partial(poly, peak=peak, warmup=0, epochs=90, power=2, end=1e-4),
+            )
+    yield (
+        "resnet50_imagenet_nesterov_32k",
+        {"optimizer": "sgd", "nesterov": True, "global_batch_size": 32768, "epochs": 64}
+        | {"momentum": 1 - 0.02397, "weight_decay": 5.8e-5, "label_smoothing": 0.15},
+        functools.partial(poly, peak=7.05, warmup=18, epochs=64, power=2, end=6e-6, start=18),
+    )
+    yield (
+        "resnet50_imagenet_lars_linear_probe_16k",
+        {"optimizer": "lars", "momentum": 0.9, "weight_decay": 0, "momentum_rule": "trust_scaled"}
+        | {"denominator": "joint", "global_batch_size": 16384, "epochs": 90},
+        probe,
+    )
+    yield (
+        "cifar10_resnet20_sgd_128",
+        {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "global_batch_size": 128}
+        | {"model": "resnet20", "random_shift": 4, "random_flip": True},
+        lambda epoch: 0.1 * 0.1 ** sum(391 * epoch >= update for update in (32_000, 48_000)),
+    )
+    for row, (peak, batches, _) in SMITH.items():
+        settings = {"model": "wide_resnet16_4", "momentum": 0.9, "epochs": 200, "optimizer": "sgd"}
+        settings |= {"micro_batch_size": 128, "global_batch_size": batches[0]}
+        momentum = {"momentum": 0.98} if row == "grow_3200" else {}
+        rate = functools.partial(grown, peak=peak, batches=batches)
+        yield f"cifar10_wide_resnet_smith_{row}", settings | momentum, rate
+
+
+def probe(epoch):
+    peak = 0.1 * 16384 / 256
+    if epoch < 10:
+        return peak * epoch / 10
+    return peak * (1 + math.cos(math.pi * (epoch - 10) / 80)) / 2
+
+
+def grown(epoch, peak, batches):
+    """The noise scale rate/batch falls to a fifth at each milestone, whatever the batch does."""
+    stage = sum(epoch >= milestone for milestone in (60, 120, 160))
+    batch = batches[stage] if len(batches) > 1 else batches[0]
+    return peak * 0.2**stage * batch / batches[0]
+
 
 RECIPES = {name: (settings, rate) for name, settings, rate in recipes()}
 
 
 @functools.cache
 def read(name):
-    before = os.getcwd()
-    os.chdir(ROOT)  # flags files name each other from the root of the repository
-    try:
-        with flagsaver.flagsaver():
-            flags.parse(["train", f"--flagfile=configs/{name}.flags"])
-            return flags.read_config()
-    finally:
-        os.chdir(before)
+    return flags.read_file(f"configs/{name}.flags")
 
 
-def schedule_of(config, examples=IMAGENET):
-    plan = derive(config, examples, 50_000, 1)
+def schedule_of(config):
+    plan = derive(config, KNOWN[config.dataset].train, KNOWN[config.dataset].test, 1)
     make = LR_SCHEDULES[config.lr_schedule]
     return plan, make(plan, **config.options_for(make))
 
@@ -146,7 +195,7 @@ def schedule_of(config, examples=IMAGENET):
 def test_the_settings_are_those_of_the_source(name):
     config, (settings, _) = read(name), RECIPES[name]
     assert {key: getattr(config, key) for key in settings} == pytest.approx(settings)
-    assert config.dataset == "imagenet2012"
+    assert config.dataset == ("imagenet2012" if "imagenet" in name else "cifar10")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -154,8 +203,12 @@ def test_the_rate_follows_the_source_at_every_part_of_the_run(name):
     config, (_, rate) = read(name), RECIPES[name]
     plan, schedule = schedule_of(config)
     for part in (0.0, 0.004, 0.03, 0.1, 0.31, 0.34, 0.5, 0.66, 0.68, 0.9, 1.0):
-        update = min(int(part * plan.updates), plan.updates - 1)
-        expected = rate(update / plan.steps_per_epoch)
+        update = min(plan.timetable.update_at(part * config.epochs), plan.updates - 1)
+        # with a batch that grows, an epoch is not always as many updates
+        epoch = update / plan.steps_per_epoch
+        if len(plan.batches) > 1:
+            epoch = part * config.epochs if part < 1 else config.epochs - 1
+        expected = rate(epoch)
         # the end of the warm-up is rounded to an update
         tolerance = 0.005 * config.learning_rate * max(config.global_batch_size / 256, 1) ** 0.5
         if config.lr_scaling == "none":
@@ -164,7 +217,32 @@ def test_the_rate_follows_the_source_at_every_part_of_the_run(name):
 
 
 def test_every_recipe_has_a_file_and_every_imagenet_file_is_a_recipe():
-    assert {name for name in FILES if "imagenet" in name} == set(RECIPES)
+    assert {name for name in FILES if not name.startswith("digits")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("row", SMITH)
+def test_smiths_batches_grow_as_published(row):
+    _, batches, updates = SMITH[row]
+    plan, _ = schedule_of(read(f"cifar10_wide_resnet_smith_{row}"))
+    assert plan.batches == batches
+    assert 0.8 * updates < plan.updates < 1.01 * updates
+
+
+def test_the_table_in_the_documentation_is_that_of_the_files():
+    assert (ROOT / "docs" / "configs.md").read_text() == recipe_table.table()
+
+
+def test_every_recipe_is_in_the_table_once_with_what_its_source_reports():
+    rows = [line for line in recipe_table.table().splitlines() if line.startswith("| `")]
+    assert sorted(re.match(r"\| `(\w+)`", row)[1] for row in rows) == FILES
+    (row,) = [row for row in rows if "`resnet50_imagenet_lars_32k`" in row]
+    assert row.endswith("| resnet50 | lars | 32,768 | 32 | 14 | 90 | 76.75 |")
+    without = {row.split("`")[1] for row in rows if row.endswith("| – |")}
+    assert {re.sub("_[0-9a-z]*$", "", name) for name in without} == {
+        *("digits_resnet20_lars", "digits_resnet20_sgd", "cifar10_wide_resnet_smith"),
+        *("resnet50_imagenet_lars_linear_probe", "resnet50_imagenet_clars"),
+        *("densenet121_imagenet_clars", "mobilenet_v1_imagenet_clars"),
+    }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -183,8 +261,7 @@ def test_every_file_has_its_source_and_its_command_on_top(name):
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_builds_its_optimizer(name):
     config = read(name)
-    examples = IMAGENET if "imagenet" in name else 1437
-    _, schedule = schedule_of(config, examples)
+    _, schedule = schedule_of(config)
     make = OPTIMIZERS[config.optimizer]
     optimizer = make(**config.options_for(make) | {"learning_rate": schedule})
     assert float(optimizer.learning_rate) == pytest.approx(float(schedule(0)))
@@ -200,7 +277,6 @@ def test_every_file_builds_its_network(name):
     config = read(name)
     make = DATASETS[config.dataset]
     assert make(**config.options_for(make))
-    shape, classes = (8, 8, 1), 10
-    if config.dataset == "imagenet2012":
-        shape, classes = (config.image_size, config.image_size, 3), 1000
+    data = KNOWN[config.dataset]
+    shape, classes = data.image_shape or (config.image_size, config.image_size, 3), data.classes
     assert built(config.model, shape, classes).output_shape == (None, classes)
