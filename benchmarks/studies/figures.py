@@ -63,7 +63,7 @@ def rates():
         lab = Lab(name)
         for optimizer in OPTIMIZERS:
             try:
-                trials = tuning.best_by_rate(tuning.choose(lab, optimizer, batch))
+                trials = tuning.best_by_rate(tuning.trials(lab, optimizer, batch))
             except Missing:
                 continue
             best = max(trials, key=trials.get)
@@ -98,9 +98,12 @@ def noise():
 
 def ratios():
     """The trust ratios of LARS over the updates, as heat maps."""
-    kept = {name: layers.run(Lab(name)) for name in SETUPS}
-    figure, axes = plt.subplots(1, len(kept), figsize=(5.6 * len(kept), 4.2))
-    for axis, (name, run) in zip(axes, kept.items(), strict=True):
+    figure, axes = plt.subplots(1, len(SETUPS), figsize=(5.6 * len(SETUPS), 4.2))
+    for axis, name in zip(axes, SETUPS, strict=True):
+        try:
+            run = layers.run(Lab(name))
+        except Missing:
+            continue
         paths, values = list(run["trust_ratios"]), np.array(list(run["trust_ratios"].values()))
         mesh = axis.pcolormesh(
             [0, *run["updates"]], np.arange(len(paths) + 1), np.log10(values), rasterized=True

@@ -20,7 +20,8 @@ def run(lab):
     """LARS as it was chosen, with the records of its layers; `Missing` if `lab` does not train."""
     batch = BATCHES[lab.name]
     warmup, rate = tuning.best(lab, "LARS", batch)
-    return lab.get(f"layers/LARS/{batch}/{SEED}", lambda: record(lab, batch, warmup, rate))
+    name = f"layers/{tuning.run_name('LARS', batch, warmup, rate, SEED)}"
+    return lab.get(name, lambda: record(lab, batch, warmup, rate))
 
 
 def record(lab, batch, warmup, rate):

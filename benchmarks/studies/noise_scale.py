@@ -20,7 +20,8 @@ def runs(lab):
     warmup, rate = tuning.best(lab, "SGD", batch)
     return [
         lab.get(
-            f"noise/SGD/{batch}/{seed}", lambda seed=seed: measure(lab, batch, warmup, rate, seed)
+            f"noise/{tuning.run_name('SGD', batch, warmup, rate, seed)}",
+            lambda seed=seed: measure(lab, batch, warmup, rate, seed),
         )
         for seed in SEEDS
     ]

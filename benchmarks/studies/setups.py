@@ -40,7 +40,6 @@ class Setup:
         micro_batch: the most rows that are computed at once; BatchNormalization's own batch.
         optimizers: by name, functions of the learning rate.
         rates: for each optimizer six learning rates, each four times the one before.
-        tuning_seeds: a setting is chosen by its mean over these.
     """
 
     words: str
@@ -52,7 +51,6 @@ class Setup:
     micro_batch: int
     optimizers: dict
     rates: dict
-    tuning_seeds: tuple = (0,)
 
     def updates(self, batch):
         """Updates in all epochs; the rest of an epoch that fills no batch is left out."""

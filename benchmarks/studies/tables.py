@@ -70,10 +70,10 @@ def rates(setup, batch):
     rows = []
     for optimizer in OPTIMIZERS:
         try:
-            trials = tuning.choose(lab, optimizer, batch)
+            scores = tuning.trials(lab, optimizer, batch)
         except Missing:
             continue
-        by_rate = tuning.best_by_rate(trials)
+        by_rate = tuning.best_by_rate(scores)
         best = max(by_rate.values())
         good = [rate for rate, score in by_rate.items() if score > best - 0.02]
         rows.append(

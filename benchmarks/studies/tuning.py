@@ -12,6 +12,7 @@ from benchmarks.studies.runs import Runs, mean_and_error
 from benchmarks.studies.setups import SETUPS
 
 WARMUPS = ("none", "gradual")
+SEEDS, FINALISTS = (0, 1, 2), 3
 JUDGING = range(100, 105)
 REFINED = (0.5, 2.0)
 
@@ -30,9 +31,9 @@ class Lab:
         self.runs = Runs(name)
         self._split = self._trainer = self._trains = None
 
-    def score(self, optimizer, batch, warmup, rate):
-        """Mean validation accuracy over the tuning seeds, and minus the mean loss to break ties."""
-        found = [self._run(optimizer, batch, warmup, rate, s) for s in self.setup.tuning_seeds]
+    def score(self, optimizer, batch, warmup, rate, seeds):
+        """Mean validation accuracy over the seeds, and minus the mean loss to break ties."""
+        found = [self._run(optimizer, batch, warmup, rate, seed) for seed in seeds]
         losses = [float("inf") if run["loss"] is None else run["loss"] for run in found]
         return statistics.fmean(run["accuracy"] for run in found), -statistics.fmean(losses)
 
@@ -65,32 +66,32 @@ def run_name(optimizer, batch, warmup, rate, seed):
     return f"{optimizer}/{batch}/{warmup}/{rate:g}/{seed}"
 
 
-def choose(lab, optimizer, batch, warmups=WARMUPS):
-    """All trials of a cell, (warm-up, rate) → score, the best first."""
-    rates = lab.setup.rates[optimizer]
-    trials = {
-        (warmup, rate): lab.score(optimizer, batch, warmup, rate)
+def trials(lab, optimizer, batch, warmups=WARMUPS):
+    """(warm-up, rate) → score with the first seed, for all trials of a cell."""
+    scores = {
+        (warmup, rate): lab.score(optimizer, batch, warmup, rate, SEEDS[:1])
         for warmup in warmups
-        for rate in rates
+        for rate in lab.setup.rates[optimizer]
     }
-    best_rate = max(trials, key=trials.get)[1]
+    best_rate = max(scores, key=scores.get)[1]
     for factor in REFINED:
         for warmup in warmups:
             rate = best_rate * factor
-            trials[warmup, rate] = lab.score(optimizer, batch, warmup, rate)
-    return dict(sorted(trials.items(), key=lambda item: item[1], reverse=True))
+            scores[warmup, rate] = lab.score(optimizer, batch, warmup, rate, SEEDS[:1])
+    return scores
 
 
 def best(lab, optimizer, batch, warmups=WARMUPS):
-    """The (warm-up, rate) that a cell's trials chose."""
-    return next(iter(choose(lab, optimizer, batch, warmups)))
+    """The (warm-up, rate) that a cell chooses: of its finalists, the best over all seeds."""
+    scores = trials(lab, optimizer, batch, warmups)
+    finalists = sorted(scores, key=scores.get, reverse=True)[:FINALISTS]
+    return max(finalists, key=lambda setting: lab.score(optimizer, batch, *setting, SEEDS))
 
 
 def runs_of_a_cell(name, warmups=WARMUPS):
     """The runs that a cell of a setup takes: trials and judging."""
-    setup = SETUPS[name]
-    trials = len(warmups) * (len(setup.rates["SGD"]) + len(REFINED))
-    return trials * len(setup.tuning_seeds) + len(JUDGING)
+    first = len(warmups) * (len(SETUPS[name].rates["SGD"]) + len(REFINED))
+    return first + FINALISTS * (len(SEEDS) - 1) + len(JUDGING)
 
 
 def judgement(lab, optimizer, batch, warmups=WARMUPS):
@@ -109,9 +110,9 @@ def judgement(lab, optimizer, batch, warmups=WARMUPS):
     }
 
 
-def best_by_rate(trials):
+def best_by_rate(scores):
     """Rate → validation accuracy with the better warm-up."""
     found = {}
-    for (_, rate), (accuracy, _) in trials.items():
+    for (_, rate), (accuracy, _) in scores.items():
         found[rate] = max(accuracy, found.get(rate, 0.0))
     return found
