@@ -86,7 +86,7 @@ def noise():
             runs = noise_scale.runs(Lab(name))
         except Missing:
             continue
-        values = np.array([run["simple"] for run in runs], float)
+        values = np.array(noise_scale.resolved(runs))
         epochs = np.arange(1, values.shape[1] + 1)
         axis.plot(epochs, values.mean(0), color=colour, label=SETUPS[name].words)
         axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2)

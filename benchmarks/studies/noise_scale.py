@@ -27,6 +27,18 @@ def runs(lab):
     ]
 
 
+def resolved(found):
+    """B_simple by epoch, [seeds, epochs], until its own standard error passes it in some seed."""
+    count = 0
+    for epoch in zip(
+        *(zip(run["simple"], run["error"], strict=True) for run in found), strict=True
+    ):
+        if any(simple is None or error is None or error > simple for simple, error in epoch):
+            break
+        count += 1
+    return [run["simple"][:count] for run in found]
+
+
 def measure(lab, batch, warmup, rate, seed):
     """One run, with B_simple and its standard error by epoch."""
     from tf_lars.training.noise_scale import NoiseScale
