@@ -1,4 +1,4 @@
-"""The picture of a run: accuracy, loss and learning rate over the epochs."""
+"""The picture of a run: accuracy, loss, rate and, where they matter, batch and noise scale."""
 
 import os
 
@@ -9,7 +9,10 @@ def draw(rows, title, path):
     """Draws the rows of metrics.jsonl into a picture at `path`."""
     from matplotlib import pyplot as plt
 
-    figure, (accuracy, loss, rate) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    grows = len({row.get("batch_size") for row in rows}) > 1
+    panels = 4 if grows or any("noise_scale" in row for row in rows) else 3
+    figure, all_axes = plt.subplots(1, panels, figsize=(4.4 * panels, 3.6), layout="constrained")
+    accuracy, loss, rate, *more = all_axes
     _plot(accuracy, rows, "top1", "training", scale=100)
     _plot(accuracy, rows, "val_top1", "test", scale=100)
     accuracy.set(title="Top-1 (%)", xlabel="epoch")
@@ -18,10 +21,14 @@ def draw(rows, title, path):
     loss.set(title="Loss", xlabel="epoch", yscale="log")
     _plot(rate, rows, "learning_rate", "learning rate")
     rate.set(title="Learning rate", xlabel="epoch")
-    for axes in (accuracy, loss):
+    for sizes in more:
+        _plot(sizes, rows, "batch_size", "batch")
+        _plot(sizes, rows, "noise_scale", "noise scale")
+        sizes.set(title="Batch and noise scale (examples)", xlabel="epoch", yscale="log")
+    for axes in (accuracy, loss, *more):
         if axes.has_data():
             axes.legend(frameon=False)
-    for axes in (accuracy, loss, rate):
+    for axes in all_axes:
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)

@@ -1,6 +1,7 @@
 """SIGKILL at random moments of a run, which then goes on to the same end."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from tests import workers
+from tests.trainers import tiny_run
 
-COMMAND = [
-    *(sys.executable, "-m", "tests.trainers.tiny_run", "--dataset=digits", "--model=tiny"),
+FLAGS = [
+    *("--dataset=digits", "--model=tiny"),
     *("--global_batch_size=64", "--epochs=6", "--optimizer=lars", "--learning_rate=1"),
     *("--warmup_epochs=1", "--random_shift=1", "--eval_every=2", "--lr_schedule=step"),
     *("--lr_milestones=2.5,4", "--lr_factor=0.5", "--grow_batch_factor=2", "--micro_batch_size=16"),
@@ -24,15 +26,28 @@ COMMAND = [
 
 
 class Run:
-    """A run of the command on one or two workers, in a process that can be killed."""
+    """A run on one or two workers, in processes that can be killed.
+
+    One worker is forked from a process that has loaded TensorFlow already, which takes longer than
+    such a run does.
+    """
 
     def __init__(self, folder, size):
-        launcher = [*workers.QUICK_LAUNCHER, "--gloo", "-np", str(size)] if size > 1 else []
         self.folder, self.size = folder, size
         self.output = folder.parent / f"{folder.name}.output"
+        flags = [*FLAGS, f"--run_dir={folder}"]
+        if size == 1:
+            forked = multiprocessing.get_context("forkserver")
+            forked.set_forkserver_preload(["tests.trainers.tiny_run"])
+            self.process = forked.Process(
+                target=tiny_run.main, args=(flags, self.output, workers.environment())
+            )
+            self.process.start()
+            return
+        script = [sys.executable, "-m", "tests.trainers.tiny_run", *flags]
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
-                [*launcher, *COMMAND, f"--run_dir={folder}"],
+                [*workers.QUICK_LAUNCHER, "--gloo", "-np", str(size), *script],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=workers.environment(),
@@ -45,13 +60,20 @@ class Run:
 
     def __exit__(self, *error):
         workers.kill_tree(self.process.pid)
-        self.process.wait()
+        self.wait()
 
-    def trains(self):
-        return any((self.folder / "checkpoints").glob("update-*.npz"))
+    def wait(self, seconds=60):
+        """The exit code, once the run has ended; None if it has not by then."""
+        if self.size == 1:
+            self.process.join(seconds)
+            return self.process.exitcode
+        return self.process.wait(seconds)
+
+    def has_ended(self):
+        return (self.process.exitcode if self.size == 1 else self.process.poll()) is not None
 
     def wait_until_it_trains(self):
-        while self.process.poll() is None and not self.trains():
+        while not self.has_ended() and not any(self.folder.glob("checkpoints/update-*.npz")):
             time.sleep(0.01)
 
     def kill(self, generator):
@@ -61,10 +83,10 @@ class Run:
             pids = workers.worker_pids(pid)
             pid = pids[generator.choice(sorted(pids))] if pids else pid
         os.kill(pid, signal.SIGKILL)
-        self.process.wait(60)
+        self.wait()
 
     def finish(self):
-        assert self.process.wait(300) == 0, self.output.read_text()
+        assert self.wait(400) == 0, self.output.read_text()
 
 
 def contents(folder):
@@ -113,7 +135,7 @@ def kill_once_and_go_on(undisturbed, folder, size, seed):
         else:
             run.wait_until_it_trains()
             time.sleep(generator.uniform(0, trains))
-        if run.process.poll() is None:
+        if not run.has_ended():
             run.kill(generator)
     assert_nothing_is_half_written(folder)
     with Run(folder, size) as run:
