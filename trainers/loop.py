@@ -80,6 +80,7 @@ def train(config, dataset, workers, began):
             f"Stopped by {stopped} after update {position.update} of {plan.updates}, in epoch "
             f"{position.epoch + 1}. The same command goes on from there.",
         )
+        workers.meet()
         return None
     except Diverged as diverged:
         divergence = str(diverged)
@@ -90,6 +91,7 @@ def train(config, dataset, workers, began):
     if workers.rank == 0:
         write_results(config, plan, model, recorder.rows, summary, run)
     _say(workers, result(summary, run))
+    workers.meet()
     return summary
 
 

@@ -54,6 +54,10 @@ class Workers:
         tensor = tf.constant(np.asarray(vector, np.float64))
         return self.horovod.allreduce(tensor, op=self.horovod.Sum).numpy()
 
+    def meet(self):
+        """Returns when all workers have got here: the first to end with a code ends the others."""
+        self.sum(np.zeros(1))
+
     def gather(self, value):
         """Every worker's value, any picklable object, as a list by rank."""
         if self.horovod is None:

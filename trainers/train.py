@@ -32,6 +32,8 @@ def train(argv):
     except WriteError as error:
         if workers.rank == 0:
             print(f"trainers.train: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(2)  # the first to end with a code ends the others: rank 0 speaks before
         return UNWRITABLE
     if summary is None:
         return STOPPED

@@ -3,8 +3,11 @@
 import os
 import sys
 
+import matplotlib.pyplot  # noqa: F401 - a process forked from here has it loaded, and what follows
+import sklearn.datasets  # noqa: F401
+
 from tests.trainers.small_runs import tiny_network
-from trainers import loop, train  # noqa: F401 - a process forked from here has it loaded
+from trainers import loop, train  # noqa: F401
 from trainers.models import MODELS
 
 MODELS["tiny"] = tiny_network
