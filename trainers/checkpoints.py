@@ -127,6 +127,20 @@ class Checkpoints:
         draw_apart(self.seed_states, self.workers.rank)
         return stored and stored.progress
 
+    def load(self, file):
+        """Gives the model what one file holds, BatchNorm's statistics as the mean of all workers.
+
+        Returns:
+            Its progress.
+
+        Raises:
+            OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: it is damaged.
+        """
+        stored = _read(file)
+        _assign(self.shared, stored.shared)
+        _assign(self.moving, _shared_out(stored.own, self)[: len(self.moving)])
+        return stored.progress
+
     def restore_metrics(self):
         """Gives the model the metrics of the epoch that a restored run is in; once."""
         if self._metrics is not None:

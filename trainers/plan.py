@@ -82,6 +82,9 @@ class Candidate:
         self.recipe = nearest(given.model, given.dataset, batch, optimizer, target)
         options = inspect.signature(DATASETS[given.dataset]).parameters
         config = moved(self.recipe, given.model, given.dataset, batch, options)
+        if config.micro_batch_size:
+            micro = min(config.micro_batch_size, given.batch_per_worker)
+            config = dataclasses.replace(config, micro_batch_size=micro)
         self.config = dataclasses.replace(config, **overrides)
         from trainers.derived import derive  # loads Keras
 
@@ -221,8 +224,9 @@ def _batches(plan):
     text = f"{plan.global_batch_size:,} = {plan.world_size} workers × {plan.local_batch_size}"
     if plan.micro_batch_size != plan.local_batch_size:
         text += f", {plan.micro_batch_size} at once"
-    grown = zip(plan.batches[1:], plan.stage_epochs[1:], strict=True)
-    return text + "".join(f"; {batch:,} from epoch {epoch:g}" for batch, epoch in grown)
+    stages = zip(plan.batches, plan.batches[1:], plan.stage_epochs[1:], strict=False)
+    grown = [f"; {batch:,} from epoch {epoch:g}" for last, batch, epoch in stages if batch != last]
+    return text + "".join(grown)
 
 
 def _size(count):

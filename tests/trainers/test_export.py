@@ -84,8 +84,8 @@ def test_a_network_that_came_out_different_is_not_kept(run, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=x"], "--run_dir must be given: the folder of a finished run"),
-        (["--run_dir={empty}", "--output=x"], "--run_dir={empty} holds no finished run"),
+        (["--output=x"], "--run_dir must be given: the folder of a run"),
+        (["--run_dir={empty}", "--output=x"], "--run_dir={empty} holds no run"),
         (["--run_dir={run}"], "--output must be given"),
         (["--run_dir={run}", "--format=keras", "--output=x.h5"], "--output=x.h5 must end in .kera"),
         (["--run_dir={run}", "--output={run}"], "--output={run} exists"),

@@ -215,3 +215,17 @@ def test_two_workers_agree_with_averages_float16_and_a_target():
     summary = loop.train(TrainConfig(**settings), stripes(), workers, time.time())
     assert summary["seconds_to_target"] and summary["epochs"] < 20
     assert workers.sum(np.array([summary["final_top1"]]))[0] == 2 * summary["final_top1"]
+
+
+@job.check
+def test_two_workers_train_with_a_compiled_step():
+    import tempfile
+
+    import tf_lars.horovod as hvd
+
+    MODELS["tiny"] = tiny_network
+    workers = Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), hvd)
+    folder = workers.broadcast(tempfile.mkdtemp())
+    settings = SETTINGS | {"run_dir": folder, "epochs": 2, "jit_compile": "on"}
+    summary = loop.train(TrainConfig(**settings), stripes(), workers, time.time())
+    assert summary["updates"] == 6 and not summary["diverged"]

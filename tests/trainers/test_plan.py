@@ -77,6 +77,15 @@ def test_the_flags_file_of_a_moved_recipe_builds(capsys, tmp_path):
     assert model.output_shape == (None, 10)
 
 
+def test_micro_batches_are_no_larger_than_what_a_worker_takes(capsys):
+    lines = printed(
+        capsys,
+        *("--model=wide_resnet16_4", "--dataset=cifar10", "--workers=4", "--batch_per_worker=64"),
+        "--images_per_second=1000",
+    )
+    assert lines["Batch"] == "256 = 4 workers × 64; 1,280 from epoch 60; 5,120 from epoch 120"
+
+
 def test_the_fewest_workers_that_train_in_the_time_are_chosen(capsys):
     speed = ["--batch_per_worker=32", "--images_per_second=100", "--epochs=30"]
     lines = printed(capsys, *DIGITS, *speed, "--target_hours=0.07")
