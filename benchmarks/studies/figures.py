@@ -17,7 +17,7 @@ STYLE = {
     "LAMB": {"color": "tab:orange", "marker": "^"},
     "CLARS": {"color": "tab:green", "marker": "D"},
 }
-RATES_AT = {"alexnet_mnist": 1024, "resnet8_digits": 512}
+RATES_AT = {"alexnet_mnist": 256, "resnet8_digits": 1024}
 
 
 def save(figure, name):
@@ -35,12 +35,8 @@ def batch_size():
     for axis, name in zip(axes, SETUPS, strict=True):
         lab = Lab(name)
         for optimizer in OPTIMIZERS:
-            found = {}
-            for batch in lab.setup.batches:
-                try:
-                    found[batch] = tuning.judgement(lab, optimizer, batch)
-                except Missing:
-                    continue
+            found = {b: tuning.known(lab, optimizer, b) for b in lab.setup.batches}
+            found = {batch: cell for batch, cell in found.items() if cell}
             axis.errorbar(
                 list(found),
                 [cell["mean"] for cell in found.values()],

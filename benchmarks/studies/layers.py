@@ -19,7 +19,7 @@ SEED = 100
 def run(lab):
     """LARS as it was chosen, with the records of its layers; `Missing` if `lab` does not train."""
     batch = BATCHES[lab.name]
-    warmup, rate = tuning.best(lab, "LARS", batch)
+    warmup, rate = tuning.chosen(lab, "LARS", batch)
     name = f"layers/{tuning.run_name('LARS', batch, warmup, rate, SEED)}"
     return lab.get(name, lambda: record(lab, batch, warmup, rate))
 

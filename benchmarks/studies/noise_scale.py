@@ -17,7 +17,7 @@ SEEDS = range(100, 103)
 def runs(lab):
     """The runs of a setup; `Missing` if `lab` does not train and they were not made."""
     batch = BATCHES[lab.name]
-    warmup, rate = tuning.best(lab, "SGD", batch)
+    warmup, rate = tuning.chosen(lab, "SGD", batch)
     return [
         lab.get(
             f"noise/{tuning.run_name('SGD', batch, warmup, rate, seed)}",

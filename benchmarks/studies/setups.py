@@ -96,7 +96,7 @@ SETUPS = {
         4096,
         data.mnist_subset,
         epochs=10,
-        batches=(64, 256, 512, 1024),
+        batches=(64, 256, 1024),
         micro_batch=128,
         optimizers=rules(trust_coefficient=0.001, adapt_1d=True),
         rates={
@@ -112,7 +112,7 @@ SETUPS = {
         1077,
         lambda folder: data.digits(),
         epochs=20,
-        batches=(128, 512, 1024),
+        batches=(128, 1024),
         micro_batch=64,
         optimizers=rules(trust_coefficient=0.01, adapt_1d=False),
         rates={

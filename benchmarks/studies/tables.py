@@ -17,7 +17,7 @@ def accuracy(setup):
     lab = Lab(setup)
     rows = []
     for batch in lab.setup.batches:
-        cells = [_cell(lab, optimizer, batch) for optimizer in OPTIMIZERS]
+        cells = [tuning.known(lab, optimizer, batch) for optimizer in OPTIMIZERS]
         updates = lab.setup.updates(batch)
         rows.append([f"{batch:,}", f"{updates:,}", *(plus_minus(c) if c else "–" for c in cells)])
     return markdown(["batch", "updates", *OPTIMIZERS], rows)
@@ -28,7 +28,7 @@ def chosen(setup):
     lab = Lab(setup)
     rows = []
     for batch in lab.setup.batches:
-        cells = [_cell(lab, optimizer, batch) for optimizer in OPTIMIZERS]
+        cells = [tuning.known(lab, optimizer, batch) for optimizer in OPTIMIZERS]
         rows.append([f"{batch:,}", *(_setting(c) if c else "–" for c in cells)])
     return markdown(["batch", *OPTIMIZERS], rows)
 
@@ -37,27 +37,20 @@ def lost(setup):
     """Points of accuracy lost between the smallest batch and each other, by optimizer."""
     lab = Lab(setup)
     first, *others = lab.setup.batches
-    small = {o: _cell(lab, o, first) for o in OPTIMIZERS}
+    small = {o: tuning.known(lab, o, first) for o in OPTIMIZERS}
     rows = []
     for batch in others:
         row = [f"{batch:,}"]
         for optimizer in OPTIMIZERS:
-            large = _cell(lab, optimizer, batch)
+            large = tuning.known(lab, optimizer, batch)
             both = large and small[optimizer]
             row.append(f"{small[optimizer]['mean'] - large['mean']:.2f}" if both else "–")
         rows.append(row)
     return markdown(["batch", *OPTIMIZERS], rows)
 
 
-def _cell(lab, optimizer, batch, warmups=tuning.WARMUPS):
-    try:
-        return tuning.judgement(lab, optimizer, batch, warmups)
-    except Missing:
-        return None
-
-
 def plus_minus(cell):
-    return f"{cell['mean']:.2f} ± {cell['error']:.2f}"
+    return f"{cell['mean']:.2f} ± {cell['error']:.2f}" + "†" * cell["preliminary"]
 
 
 def _setting(cell):
@@ -94,11 +87,30 @@ def warmup(setup, batch):
     lab, batch = Lab(setup), int(batch)
     rows = []
     for optimizer in OPTIMIZERS:
-        cells = [_cell(lab, optimizer, batch, (kind,)) for kind in ("none", "constant", "gradual")]
+        cells = [
+            tuning.known(lab, optimizer, batch, (kind,)) for kind in ("none", "constant", "gradual")
+        ]
         rows.append(
             [optimizer, *(f"{plus_minus(c)} (rate {c['rate']:g})" if c else "–" for c in cells)]
         )
     return markdown(["optimizer", "none", "constant", "gradual"], rows)
+
+
+def warmup_trials(setup):
+    """The best validation accuracy of the first seed without and with a gradual warm-up."""
+    lab = Lab(setup)
+    rows = []
+    for batch in lab.setup.batches:
+        for kind in tuning.WARMUPS:
+            row = [f"{batch:,}", kind]
+            for optimizer in OPTIMIZERS:
+                try:
+                    scores = tuning.trials(lab, optimizer, batch)
+                    row.append(f"{100 * max(s[0] for k, s in scores.items() if k[0] == kind):.2f}")
+                except Missing:
+                    row.append("–")
+            rows.append(row)
+    return markdown(["batch", "warm-up", *OPTIMIZERS], rows)
 
 
 def first_step(setup):

@@ -8,7 +8,7 @@ the test images, once. No trial sees the test images.
 
 import statistics
 
-from benchmarks.studies.runs import Runs, mean_and_error
+from benchmarks.studies.runs import Missing, Runs, mean_and_error
 from benchmarks.studies.setups import SETUPS
 
 WARMUPS = ("none", "gradual")
@@ -88,15 +88,29 @@ def best(lab, optimizer, batch, warmups=WARMUPS):
     return max(finalists, key=lambda setting: lab.score(optimizer, batch, *setting, SEEDS))
 
 
+def first_choice(lab, optimizer, batch, warmups=WARMUPS):
+    """The (warm-up, rate) that did best with the first seed: all there is before the finals."""
+    scores = trials(lab, optimizer, batch, warmups)
+    return max(scores, key=scores.get)
+
+
+def chosen(lab, optimizer, batch):
+    """What `best` gives, or `first_choice` where the finals were not run."""
+    try:
+        return best(lab, optimizer, batch)
+    except Missing:
+        return first_choice(lab, optimizer, batch)
+
+
 def runs_of_a_cell(name, warmups=WARMUPS):
     """The runs that a cell of a setup takes: trials and judging."""
     first = len(warmups) * (len(SETUPS[name].rates["SGD"]) + len(REFINED))
     return first + FINALISTS * (len(SEEDS) - 1) + len(JUDGING)
 
 
-def judgement(lab, optimizer, batch, warmups=WARMUPS):
-    """The best setting of a cell and its test accuracy, in per cent, over fresh seeds."""
-    warmup, rate = best(lab, optimizer, batch, warmups)
+def judgement(lab, optimizer, batch, warmups=WARMUPS, choice=best):
+    """The chosen setting of a cell and its test accuracy, in per cent, over fresh seeds."""
+    warmup, rate = choice(lab, optimizer, batch, warmups)
     runs = lab.judged(optimizer, batch, warmup, rate)
     accuracies = [100 * run["accuracy"] for run in runs]
     mean, error = mean_and_error(accuracies)
@@ -106,6 +120,7 @@ def judgement(lab, optimizer, batch, warmups=WARMUPS):
         "accuracies": accuracies,
         "mean": mean,
         "error": error,
+        "preliminary": choice is not best,
         "at_edge": not min(lab.setup.rates[optimizer]) <= rate <= max(lab.setup.rates[optimizer]),
     }
 
@@ -116,3 +131,13 @@ def best_by_rate(scores):
     for (_, rate), (accuracy, _) in scores.items():
         found[rate] = max(accuracy, found.get(rate, 0.0))
     return found
+
+
+def known(lab, optimizer, batch, warmups=WARMUPS):
+    """The judgement as far as the kept runs go; None where no setting was judged."""
+    for choice in (best, first_choice):
+        try:
+            return judgement(lab, optimizer, batch, warmups, choice)
+        except Missing:
+            continue
+    return None

@@ -11,7 +11,7 @@ Table 1; Huo et al. 2020, arXiv 2002.01576, say that CLARS needs none.)
 from benchmarks.studies import command, tuning
 from benchmarks.studies.setups import OPTIMIZERS
 
-BATCHES = {"alexnet_mnist": 1024, "resnet8_digits": 1024}
+BATCHES = {"alexnet_mnist": 256, "resnet8_digits": 1024}
 KINDS = ("none", "constant", "gradual")
 
 
