@@ -1,7 +1,7 @@
 """Compares runs: `python -m trainers.report runs/ONE runs/OTHER … [--picture=FILE.png]`.
 
-Prints a table of the runs and, if asked, draws their test accuracy over epochs and updates. Exit
-codes: 0 done, 2 a folder holds no run.
+Prints a table of the runs (the last column: minutes to --target_top1) and, if asked, draws their
+test accuracy over epochs and updates. Exit codes: 0 done, 2 a folder holds no run.
 """
 
 from absl import flags
@@ -12,7 +12,10 @@ from trainers.run_directory import RunDirectory
 
 _PICTURE = flags.DEFINE_string("picture", None, "Where to draw the runs' test accuracy.")
 
-_COLUMNS = ("run", "batch", "workers", "epochs", "updates", "top-1", "best", "images/s", "minutes")
+_COLUMNS = (
+    *("run", "batch", "workers", "epochs", "updates", "top-1", "best", "images/s", "minutes"),
+    "to target",
+)
 
 
 def report(argv):
@@ -35,6 +38,7 @@ def _row(run):
         raise ConfigError(f"{run.folder} holds no run, or none that has done an epoch.")
     accuracies = [row["val_top1"] for row in rows if row.get("val_top1") is not None]
     summary = run.summary() or {}
+    to_target = summary.get("seconds_to_target")
     cells = [
         run.folder.name,
         str(plan["global_batch_size"]),
@@ -45,6 +49,7 @@ def _row(run):
         f"{max(accuracies):.2%}" if accuracies else "–",
         f"{summary.get('images_per_second', rows[-1]['images_per_second']):,.0f}",
         f"{rows[-1]['seconds'] / 60:.1f}",
+        f"{to_target / 60:.1f}" if to_target is not None else "–",
     ]
     if summary.get("diverged"):
         cells[5] = "diverged"

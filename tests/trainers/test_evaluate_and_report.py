@@ -44,6 +44,7 @@ def test_report_prints_a_row_for_each_run_and_draws_them(runs, tmp_path):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "slow", "fast"], done.stderr
     assert lines[1].split()[1:5] == ["20", "1", "4", "12"]
+    assert lines[0].endswith("to target") and lines[1].endswith("–")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
