@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.optimizers.devices import two_devices
 from tests.optimizers.test_contract import every_optimizer, numpy_of, random_run, small_model, steps
-from tf_lars.optimizers import LAMB, LARS
+from tf_lars.optimizers import CLARS, LAMB, LANS, LARS, NovoGrad, OrScale, parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:CLARS.apply was given no mean_gradient_norms")
 
@@ -151,5 +151,61 @@ def test_the_update_of_a_new_learning_rate_is_not_traced_again():
     for k, each in enumerate(gradients):
         optimizer.learning_rate = 0.1 * k
         optimizer.apply([tf.constant(g) for g in each], variables)
-    (compiled,) = optimizer._program._compiled.values()
-    assert compiled.experimental_get_tracing_count() == 1
+    compiled = optimizer._program._compiled.values()
+    assert {function.experimental_get_tracing_count() for function in compiled} == {1}
+
+
+def test_layers_that_look_the_same_share_one_compiled_update(monkeypatch):
+    monkeypatch.setattr(parts, "CHUNK_WEIGHTS", 20)
+    variables = [keras.Variable(np.ones((4, 5), "float32")) for _ in range(6)]
+    optimizer = LAMB(learning_rate=0.1)
+    optimizer.apply([tf.ones((4, 5))] * 6, variables)
+    compiled = optimizer._program._compiled
+    assert len(compiled) == 2  # the direction and the step
+    assert {function.experimental_get_tracing_count() for function in compiled.values()} == {1}
+
+
+@pytest.mark.parametrize("make", [LARS, LAMB, CLARS, LANS, NovoGrad, OrScale])
+def test_the_parts_of_an_update_do_not_change_it(monkeypatch, make):
+    """Every variable alone, or all in one chunk and the small ones in a bundle."""
+
+    def trained():
+        starts, gradients = random_run(4, ((4, 3), (5,), (2, 3, 2), (7,)))
+        optimizer = make(learning_rate=0.1, weight_decay=0.01)
+        variables = [keras.Variable(start) for start in starts]
+        for each in gradients:
+            optimizer.apply([tf.constant(g) for g in each], variables)
+        records = (optimizer.trust_ratios, optimizer.weight_norms, optimizer.update_norms)
+        return numpy_of(variables), [[float(x) for x in r.values()] for r in records]
+
+    whole, whole_records = trained()
+    monkeypatch.setattr(parts, "CHUNK_WEIGHTS", 1)
+    monkeypatch.setattr(parts, "BUNDLED_WEIGHTS", 0)
+    single, single_records = trained()
+    for a, b in zip(whole, single, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(whole_records, single_records, rtol=1e-5)
+
+
+def test_the_mean_norms_of_two_mirrored_devices_are_averaged():
+    start, gradient = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)
+    strategy = two_devices()
+    with strategy.scope():
+        variable = keras.Variable(start)
+        optimizer = CLARS(learning_rate=0.5, trust_coefficient=0.1, max_trust_ratio=None)
+        optimizer.build([variable])
+
+    @tf.function
+    def step():
+        def on_one_device():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mean_norm = tf.where(tf.equal(replica, 0), 2.0, 6.0)
+            optimizer.apply([tf.constant(gradient / 2)], [variable], [mean_norm])
+
+        strategy.run(on_one_device)
+
+    step()
+    alone = keras.Variable(start)
+    single = CLARS(learning_rate=0.5, trust_coefficient=0.1, max_trust_ratio=None)
+    single.apply([tf.constant(gradient)], [alone], [tf.constant(4.0)])
+    np.testing.assert_allclose(numpy_of([variable])[0], numpy_of([alone])[0], rtol=1e-6)

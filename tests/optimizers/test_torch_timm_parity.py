@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.optimizers import timm_optimizers
-from tests.optimizers.test_public_parity import RATES, assert_relative, keras_after, random_run
+from tests.optimizers.precision import assert_relative
+from tests.optimizers.test_public_parity import RATES, keras_after, random_run
 from tf_lars import LAMB, LARS
 
 timm_optimizers.make_importable()

@@ -1,5 +1,6 @@
 """CLARS: complete layer-wise adaptive rate scaling (Huo, Gu, Huang 2020, arXiv 2002.01576)."""
 
+import threading
 import warnings
 
 import keras
@@ -118,7 +119,7 @@ class CLARS(LARS):
                 self._receive(mean_gradient_norms, grads, variables)
             super().apply(grads, trainable_variables)
         finally:
-            self._given.norms = {}
+            self._given.forget()
 
     def _receive(self, mean_gradient_norms, grads, variables):
         if len(mean_gradient_norms) != len(grads):
@@ -176,9 +177,25 @@ class CLARS(LARS):
 
 
 class _GivenNorms:
-    """The mean norms of the step being made; a plain object, out of Keras's tracking."""
+    """The mean norms of the step being made; a plain object, out of Keras's tracking.
+
+    The replicas of a `tf.distribute` strategy are threads that take turns within a step.
+    """
 
     def __init__(self):
-        self.norms = {}  # by the variable's index
+        self._of_thread = {}
         self.sums = None
         self.warned = False
+
+    @property
+    def norms(self):
+        """This thread's mean norms by the variable's index."""
+        return self._of_thread.get(threading.get_ident(), {})
+
+    @norms.setter
+    def norms(self, norms):
+        self._of_thread[threading.get_ident()] = norms
+
+    def forget(self):
+        """Drop this thread's mean norms."""
+        self._of_thread.pop(threading.get_ident(), None)

@@ -1,9 +1,16 @@
-"""The update under TensorFlow: reductions on all cores, the rest in one XLA-compiled call."""
+"""The update under TensorFlow: norms by TensorFlow's reductions, the rest compiled by XLA.
+
+XLA adds up one number after another on a CPU; TensorFlow's own kernel uses vector instructions and
+all cores. So every norm is taken between compiled calls. The variables are updated part after part
+(`parts.py`): what lies between the calls is never as large as the parameters, and is still in the
+caches when it is read again.
+"""
 
 import keras
 import tensorflow as tf
 
 from tf_lars.optimizers.compiled import place
+from tf_lars.optimizers.parts import parted
 
 
 class TensorFlowProgram:
@@ -18,6 +25,7 @@ class TensorFlowProgram:
         self.optimizer = optimizer
         self.plan = plan
         self._compiled = {}
+        self._parted = {}
 
     def reduced(self, grads):
         """The gradients summed over the replicas, before anything is clipped or squared."""
@@ -70,43 +78,42 @@ class TensorFlowProgram:
                 )
 
     def _update(self, layers, variables, state, grads, numbers, given):
-        slots = state[0]
-        norms = self.optimizer.norms_of_inputs(layers, variables, grads, slots, self.norm)
-        update = self._assigning_update(layers)
-        update(variables, state, grads, {**norms, **given}, numbers)
+        slots, shared, telemetry = state
+        shared_values = {name: tf.convert_to_tensor(value) for name, value in shared.items()}
+        records, done = [], []
+        parts = self._parts(layers)
+        for part in parts:
+            with tf.control_dependencies(done):
+                new_shared, record = part.update(
+                    part.of(variables),
+                    part.of(grads),
+                    part.of(slots),
+                    {name: tf.gather(values, part.positions) for name, values in given.items()},
+                    numbers,
+                    shared_values,
+                )
+            done = list(record.values())
+            records.append(record)
+        for name, value in new_shared.items():
+            shared[name].assign(value)
+        back = tf.math.invert_permutation([k for part in parts for k in part.positions])
+        for name, variable in telemetry.items():
+            values = tf.concat([record[name] for record in records], 0)
+            variable.assign(place(variable, layers, tf.gather(values, back)))
 
-    def _assigning_update(self, layers):
+    def _parts(self, layers):
         key = tuple(layer.index for layer in layers)
+        if key not in self._parted:
+            self._parted[key] = parted(self, layers)
+        return self._parted[key]
+
+    def compiled(self, key, function):
+        """The function compiled by XLA, unless the optimizer says no; one for each key."""
         if key not in self._compiled:
-            update = self._make_assigning_update(layers)
             if self.optimizer.jit_compile:
-                update = tf.function(update, jit_compile=True, autograph=False)
-            self._compiled[key] = update
+                function = tf.function(function, jit_compile=True, autograph=False)
+            self._compiled[key] = function
         return self._compiled[key]
-
-    def _make_assigning_update(self, layers):
-        optimizer = self.optimizer
-
-        def update(variables, state, grads, norms, numbers):
-            slots, shared, telemetry = state
-            new_weights, new_slots, new_shared, new_telemetry = optimizer.updated(
-                layers,
-                [tf.convert_to_tensor(variable) for variable in variables],
-                grads,
-                [_read(slot) for slot in slots],
-                norms,
-                numbers,
-                _read(shared),
-            )
-            for variable, weight in zip(variables, new_weights, strict=True):
-                variable.assign(weight)
-            for slot, new_slot in zip(slots, new_slots, strict=True):
-                _assign(slot, new_slot)
-            _assign(shared, new_shared)
-            for name, variable in telemetry.items():
-                variable.assign(place(variable, layers, new_telemetry[name]))
-
-        return update
 
 
 def _native(variable):
@@ -115,12 +122,3 @@ def _native(variable):
 
 def _natives(variables):
     return {name: _native(variable) for name, variable in variables.items()}
-
-
-def _read(variables):
-    return {name: tf.convert_to_tensor(variable) for name, variable in variables.items()}
-
-
-def _assign(variables, values):
-    for name, value in values.items():
-        variables[name].assign(value)

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import arguments, trust_ratio
-from tf_lars.optimizers.layerwise import LayerwiseOptimizer, bias_correction, decayed
+from tf_lars.optimizers.layerwise import LayerwiseOptimizer
+from tf_lars.optimizers.rule import bias_correction, decayed
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")
@@ -54,6 +55,7 @@ class LAMB(LayerwiseOptimizer):
     slot_names = ("momentum", "velocity")
     input_norms = ("weight",)
     measured_names = ("update",)
+    elementwise = True
 
     def __init__(
         self,

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import arguments, trust_ratio
-from tf_lars.optimizers.layerwise import LayerwiseOptimizer, bias_correction, decayed
+from tf_lars.optimizers.layerwise import LayerwiseOptimizer
+from tf_lars.optimizers.rule import bias_correction, decayed
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")

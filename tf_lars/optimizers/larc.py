@@ -5,7 +5,8 @@ from keras import ops
 
 from tf_lars.optimizers import arguments, trust_ratio
 from tf_lars.optimizers.compiled import l2_norm, place
-from tf_lars.optimizers.layerwise import LayerwiseOptimizer, decayed
+from tf_lars.optimizers.layerwise import LayerwiseOptimizer
+from tf_lars.optimizers.rule import decayed
 
 # What Keras does around an update. It must be done around the transform, so it moves to LARC.
 KERAS_SETTINGS = {
@@ -129,15 +130,13 @@ class LARC(LayerwiseOptimizer):
     def _adapted(self, layers, grads, variables, numbers):
         weights = [ops.convert_to_tensor(variable) for variable in variables]
         norms = self.norms_of_inputs(layers, weights, grads, [{}] * len(layers), l2_norm)
-        ratios = self._masked(
-            layers, self.ratios(norms, self._stacked_scalars(layers, numbers, norms, {}))
-        )
+        ratios = self._ratios_of(layers, norms, self._stacked_scalars(layers, numbers, norms, {}))
         for name, values in {"trust_ratio": ratios, **norms}.items():
             record = self._plan.telemetry[name]
             record.assign(place(record, layers, values))
         adapted = []
         for k, (layer, w, g) in enumerate(zip(layers, weights, grads, strict=True)):
-            s = self._layer_scalars(layer, numbers, {}, {})
+            s = self._layer_scalars(layer, k, numbers, {}, {})
             d = decayed(ops.cast(w, layer.compute_dtype), g, s.weight_decay)
             adapted.append(
                 ops.cast(ratios[k] / self._times_summed_again(), layer.compute_dtype) * d

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import arguments, trust_ratio
-from tf_lars.optimizers.layerwise import LayerwiseOptimizer, decayed
+from tf_lars.optimizers.layerwise import LayerwiseOptimizer
+from tf_lars.optimizers.rule import decayed
 
 MOMENTUM_RULES = ("scaled", "trust_scaled", "unscaled", "update_norm")
 DENOMINATORS = ("sum", "joint")
@@ -62,6 +63,7 @@ class LARS(LayerwiseOptimizer):
     """
 
     slot_names = ("momentum",)
+    elementwise = True
 
     def __init__(
         self,

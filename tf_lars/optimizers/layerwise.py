@@ -3,83 +3,17 @@
 A rule is one small file: a subclass of `LayerwiseOptimizer` that says what it keeps for each
 variable and how one variable moves. The base does everything else: float32 arithmetic for half
 precision variables, dense gradients from IndexedSlices, norms, ratios as one stacked vector, one
-compiled call over all variables, assignment, tf.distribute, exclusions, learning-rate
+compiled update over all variables, assignment, tf.distribute, exclusions, learning-rate
 multipliers, weight-decay schedules, master copies and telemetry; Keras adds gradient accumulation,
-clipping and EMA.
-
-The hooks of a rule
--------------------
-`slot_names`         names of the state variables of each weight, shaped like it.
-`scalar_slot_names`  names of the scalar state variables of each weight.
-`shared_slot_names`  names of the scalar state variables of the whole optimizer.
-`input_norms`        which of "weight" and "gradient" the ratio needs. They are taken outside
-                     the compiled call, where TensorFlow's reduction uses all cores.
-`measured_names`     the names of the tensors that `direction` hands over to be measured.
-
-`direction(layer, w, g, slots, s)` → (new_slots, measured)
-    The part before the ratio is known. `new_slots` is a dict of the slots that change here;
-    `measured` a dict from names to tensors whose norms the ratio needs ("update", say).
-`ratios(norms, s)` → ratios
-    The ratios of all layers at once, from `tf_lars.optimizers.trust_ratio`. `norms` maps the
-    names of `input_norms` and `measured_names` to vectors [K]; so are the entries of `s`. The
-    result is a vector [K], or [K, n] for a rule with n ratios a layer. The base puts 1 for layers
-    that do not adapt.
-`step(layer, w, g, slots, measured, ratio, s)` → (new_w, new_slots)
-    The rest: `slots` holds what `direction` returned. `ratio` is the layer's scalar, or vector
-    [n].
-`given_norms(layers)` → dict
-    Vectors [K] from elsewhere that `ratios` finds among its norms.
-`shared_update(s)` → dict
-    New values of the shared slots, after the step.
-
-`layer` is a `Layer`: index, path, dtype, `decays`, `adapts`, `learning_rate_multiplier`. `s` is a
-`Scalars`: `learning_rate` (the layer's multiplier is in it), `base_learning_rate` (it is not),
-`weight_decay`, `step` (1 for the first update), `norms`, a dict of the norms in `input_norms`,
-and `shared`, a dict of the shared slots.
-`s.weight_decay` is None where the layer does not decay, 0 in the stacked vectors. Tensors are in
-the layer's compute type: float32, or float64 for float64 variables. Hooks use `keras.ops` only
-and hold no state of their own.
+clipping and EMA. The mathematics is in `rule.py`, how it runs on a backend in `compiled.py`.
 """
-
-import dataclasses
-import math
 
 import keras
 from keras import ops
 
 from tf_lars.optimizers import arguments, masks, presets
-from tf_lars.optimizers.compiled import (
-    at_least_float32,
-    dense_gradient,
-    l2_norm,
-    make_program,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """What is fixed about one variable once the optimizer is built."""
-
-    index: int
-    path: str
-    dtype: str
-    compute_dtype: str
-    decays: bool
-    adapts: bool
-    learning_rate_multiplier: float
-    slots: dict  # name → keras.Variable
-
-
-@dataclasses.dataclass(frozen=True)
-class Scalars:
-    """The numbers of one step, for one layer or stacked over all."""
-
-    learning_rate: object
-    base_learning_rate: object
-    weight_decay: object
-    step: object
-    norms: dict
-    shared: dict
+from tf_lars.optimizers.compiled import at_least_float32, dense_gradient, make_program
+from tf_lars.optimizers.rule import Layer, Rule
 
 
 class Plan:
@@ -93,18 +27,8 @@ class Plan:
         self.vector_dtype = "float64" if wide else "float32"
 
 
-def decayed(w, g, weight_decay):
-    """d = g + βw, and g itself where nothing decays."""
-    return g if weight_decay is None else g + weight_decay * w
-
-
-def bias_correction(beta, step):
-    """1 − βᵗ; `expm1` keeps the digits that 1 − 0.999 would lose in float32."""
-    return -ops.expm1(step * math.log(beta)) if beta else ops.ones_like(step)
-
-
-class LayerwiseOptimizer(keras.optimizers.Optimizer):
-    """Base of the layer-wise adaptive optimizers; see the module's docstring for its hooks.
+class LayerwiseOptimizer(Rule, keras.optimizers.Optimizer):
+    """Base of the layer-wise adaptive optimizers; see `rule.py` for its hooks.
 
     Args:
         learning_rate: γ, a number ≥ 0, a `LearningRateSchedule`, or a callable of no arguments.
@@ -124,12 +48,6 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     Raises:
         ValueError: an argument is out of its range; the message names it and what is allowed.
     """
-
-    slot_names = ()
-    scalar_slot_names = ()
-    shared_slot_names = ()
-    input_norms = ("weight", "gradient")
-    measured_names = ()
 
     def __init__(
         self,
@@ -194,6 +112,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             Layer(
                 index=index,
                 path=masks.path_of(variable),
+                shape=tuple(variable.shape),
                 dtype=keras.backend.standardize_dtype(variable.dtype),
                 compute_dtype=at_least_float32(variable.dtype),
                 slots=self._create_slots(variable),
@@ -218,11 +137,6 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     def resolved(self, variables):
         """For each variable a dict of decays, adapts and learning_rate_multiplier."""
         return self._masks.resolve(variables)
-
-    def taken_norms(self):
-        """The norms that are taken outside the compiled call: the rule's and the recorded one."""
-        extra = self.record_gradient_norms and "gradient" not in self.input_norms
-        return (*self.input_norms, "gradient") if extra else self.input_norms
 
     def _create_slots(self, variable):
         slots = {
@@ -276,126 +190,17 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         dtype = self._plan.vector_dtype
         return (
             ops.cast(learning_rate, dtype),
-            ops.cast(self._current_weight_decay(), dtype),
+            self._current_weight_decay(dtype),
             ops.cast(self.iterations + 1, dtype),
         )
 
-    def given_norms(self, layers):
-        """Vectors [K] that reach `ratios` beside the measured norms; none by default."""
-        return {}
-
-    def _current_weight_decay(self):
+    def _current_weight_decay(self, dtype):
         decay = self.weight_decay
+        if isinstance(decay, float):
+            return ops.convert_to_tensor(decay, dtype=dtype)  # a cast would round to float32 first
         if isinstance(decay, keras.optimizers.schedules.LearningRateSchedule):
-            return decay(self._iterations)
-        return decay() if callable(decay) else decay
-
-    def norms_of_inputs(self, layers, weights, grads, slots, norm):
-        """The vectors [K] of `taken_norms`, each norm taken by `norm`."""
-        names, taken = self.taken_norms(), {}
-        if "weight" in names:
-            taken["weight"] = [
-                norm(current_weight(*each)) for each in zip(layers, weights, slots, strict=True)
-            ]
-        if "gradient" in names:
-            taken["gradient"] = [norm(g) for g in grads]
-        return {
-            name: ops.stack([ops.cast(value, self._plan.vector_dtype) for value in values])
-            for name, values in taken.items()
-        }
-
-    def updated(self, layers, weights, grads, slots, input_norms, numbers, shared):
-        """One step of all layers as a pure function.
-
-        Args:
-            layers: the `Layer`s.
-            weights, grads: tensors, one for each layer.
-            slots: a dict of tensors for each layer.
-            input_norms: a dict of vectors [K]: `taken_norms` and `given_norms`.
-            numbers: (γ, β, step).
-            shared: a dict of the shared slots.
-
-        Returns:
-            (new weights, new slots, new shared slots, telemetry: a dict of vectors [K]).
-        """
-        weights = [current_weight(*each) for each in zip(layers, weights, slots, strict=True)]
-        grads = [ops.cast(g, layer.compute_dtype) for layer, g in zip(layers, grads, strict=True)]
-        scalars = [
-            self._layer_scalars(layer, numbers, {n: v[k] for n, v in input_norms.items()}, shared)
-            for k, layer in enumerate(layers)
-        ]
-        stacked = self._stacked_scalars(layers, numbers, input_norms, shared)
-
-        changed, measured = [], []
-        for layer, w, g, slot, s in zip(layers, weights, grads, slots, scalars, strict=True):
-            new_slots, tensors = self.direction(layer, w, g, slot, s)
-            changed.append({**slot, **new_slots})
-            measured.append(tensors)
-        norms = {**input_norms, **self._measured_norms(measured)}
-        ratios = self._masked(layers, self.ratios(norms, stacked))
-
-        new_weights = []
-        for k, layer in enumerate(layers):
-            ratio = ops.cast(ratios[k], layer.compute_dtype)
-            w, new_slots = self.step(
-                layer, weights[k], grads[k], changed[k], measured[k], ratio, scalars[k]
-            )
-            changed[k].update(new_slots)
-            if "master" in changed[k]:
-                changed[k]["master"] = w
-            new_weights.append(ops.cast(w, layer.dtype))
-        first = ratios if len(ratios.shape) == 1 else ratios[:, 0]
-        recorded = (*self.taken_norms(), *self.measured_names)
-        telemetry = {"trust_ratio": first, **{name: norms[name] for name in recorded}}
-        return new_weights, changed, self.shared_update(stacked), telemetry
-
-    def _layer_scalars(self, layer, numbers, norms, shared):
-        dtype = layer.compute_dtype
-        learning_rate, weight_decay, step = (ops.cast(value, dtype) for value in numbers)
-        factor = layer.learning_rate_multiplier
-        return Scalars(
-            learning_rate=learning_rate if factor == 1.0 else learning_rate * factor,
-            base_learning_rate=learning_rate,
-            weight_decay=weight_decay if layer.decays and not self._decay_is_off() else None,
-            step=step,
-            norms={name: ops.cast(value, dtype) for name, value in norms.items()},
-            shared={name: ops.cast(value, dtype) for name, value in shared.items()},
-        )
-
-    def _decay_is_off(self):
-        return isinstance(self.weight_decay, float) and self.weight_decay == 0.0
-
-    def _stacked_scalars(self, layers, numbers, norms, shared):
-        learning_rate, weight_decay, step = numbers
-        factors = [layer.learning_rate_multiplier for layer in layers]
-        decays = [float(layer.decays) for layer in layers]
-        dtype = self._plan.vector_dtype
-        return Scalars(
-            learning_rate=learning_rate * ops.convert_to_tensor(factors, dtype=dtype),
-            base_learning_rate=learning_rate,
-            weight_decay=weight_decay * ops.convert_to_tensor(decays, dtype=dtype),
-            step=step,
-            norms=norms,
-            shared=shared,
-        )
-
-    def _measured_norms(self, measured):
-        dtype = self._plan.vector_dtype
-        return {
-            name: ops.stack([ops.cast(l2_norm(tensors[name]), dtype) for tensors in measured])
-            for name in measured[0]
-        }
-
-    def _masked(self, layers, ratios):
-        if all(layer.adapts for layer in layers):
-            return ratios
-        adapts = ops.convert_to_tensor([layer.adapts for layer in layers], dtype="bool")
-        adapts = ops.reshape(adapts, (-1,) + (1,) * (len(ratios.shape) - 1))
-        return ops.where(adapts, ratios, ops.ones_like(ratios))
-
-    def shared_update(self, s):
-        """New values of the shared slots; none by default."""
-        return {}
+            return ops.cast(decay(self._iterations), dtype)
+        return ops.cast(decay(), dtype)
 
     @property
     def trust_ratios(self):
@@ -449,12 +254,3 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         config["record_gradient_norms"] = self.record_gradient_norms
         config["jit_compile"] = self.jit_compile
         return config
-
-
-def current_weight(layer, variable, slots):
-    """The weight in its compute type: the master copy, unless the variable was set from outside."""
-    w = ops.cast(variable, layer.compute_dtype)
-    if "master" not in slots:
-        return w
-    master = slots["master"]
-    return ops.where(ops.cast(master, layer.dtype) == variable, master, w)

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import arguments, masks, trust_ratio
-from tf_lars.optimizers.layerwise import LayerwiseOptimizer, bias_correction, decayed
+from tf_lars.optimizers.layerwise import LayerwiseOptimizer
+from tf_lars.optimizers.rule import bias_correction, decayed
 
 # (a, b, c) of each iteration X ← aX + (bA + cA²)X with A = XXᵀ, and the safety factor of the norm.
 NEWTON_SCHULZ = {

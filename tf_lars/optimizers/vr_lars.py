@@ -5,7 +5,7 @@ from keras import ops
 
 from tf_lars.optimizers import trust_ratio
 from tf_lars.optimizers.lars import LARS
-from tf_lars.optimizers.layerwise import dense_gradient
+from tf_lars.optimizers.rule import dense_gradient
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")
@@ -35,8 +35,9 @@ class VRLARS(LARS):
     >>> model = LargeBatchModel(inputs, outputs, micro_batch_size=128)
     >>> model.compile(VRLARS(learning_rate=5.0), "sparse_categorical_crossentropy")
 
-    Source: VRGD (variance-reduced gradient descent), its VR-LARS: the gradient's signal-to-noise
-    ratio, normalised by layer and clipped to [0.1, 1].
+    Source: Jiang et al. 2023, "Accelerating Large Batch Training via Gradient Signal to Noise
+    Ratio (GSNR)", arXiv 2309.13681: VR-LARS of its VRGD, with the ratio normalised by layer and
+    clipped to [0.1, 1].
     """
 
     def __init__(self, learning_rate=0.1, min_ratio=0.1, **arguments):
