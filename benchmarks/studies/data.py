@@ -30,6 +30,17 @@ def digits():
     return Split((train_x, train_y), (held_x, held_y), data.test)
 
 
+def flat_digits():
+    """The digits with the trainers' split, 1,437 to train on and 360 to test, flat, in [0, 1]."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")
+    parts = train_test_split(x, y, test_size=360, random_state=0, stratify=y)
+    return parts[0], parts[2], parts[1], parts[3]
+
+
 def mnist_subset(folder=None, train=4096, validation=2048):
     """The first 4,096 images of MNIST to train on, the next 2,048 to choose by, all 10,000 to test.
 

@@ -116,12 +116,12 @@ def growing():
     """Training loss and test accuracy by epoch, means over five seeds."""
     names = list(growing_batch.SETTINGS)
     figure, axes = plt.subplots(2, len(names), figsize=(5 * len(names), 6))
+    for (name, arm), runs in growing_batch.kept().items():
+        for row, key in enumerate(("loss", "accuracy")):
+            curve = np.mean([run[key] for run in runs], 0)
+            epochs = np.arange(1, len(curve) + 1)
+            axes[row, names.index(name)].plot(epochs, curve, label=growing_batch.ARMS[arm])
     for column, name in enumerate(names):
-        for arm, label in growing_batch.ARMS.items():
-            runs = growing_batch.kept(name, arm)
-            for row, key in enumerate(("loss", "accuracy")):
-                curve = np.mean([run[key] for run in runs], 0)
-                axes[row, column].plot(np.arange(1, len(curve) + 1), curve, label=label)
         axes[0, column].set(title=name, yscale="log", ylabel="training loss")
         axes[1, column].set(xlabel="epoch", ylabel="test accuracy")
         axes[0, column].legend()

@@ -11,7 +11,7 @@ grows once, after which the rate falls.
 import argparse
 
 from benchmarks.studies import command
-from benchmarks.studies.data import mnist
+from benchmarks.studies.data import flat_digits, mnist
 from benchmarks.studies.runs import Runs
 
 SEEDS = range(5)
@@ -74,16 +74,19 @@ def load(name, folder):
     if name == "mnist":
         x, y, test_x, test_y = mnist(folder)
         return (x, y), (test_x, test_y)
-    from trainers.data.digits import digits
-
-    data = digits()
-    return tuple((x.reshape(len(x), -1), y) for x, y in (data.train, data.test))
+    x, y, test_x, test_y = flat_digits()
+    return (x, y), (test_x, test_y)
 
 
-def kept(name, arm):
-    """The runs of one arm; `Missing` if they were not made."""
-    runs = Runs("growing_batch")
-    return [runs.get(f"{name}/{arm}/{seed}") for seed in SEEDS]
+def kept():
+    """(data, arm) → its runs, for those whose runs were all made."""
+    runs, found = Runs("growing_batch"), {}
+    for name in SETTINGS:
+        for arm in ARMS:
+            keys = [f"{name}/{arm}/{seed}" for seed in SEEDS]
+            if all(key in runs.found for key in keys):
+                found[name, arm] = [runs.get(key) for key in keys]
+    return found
 
 
 def main(arguments=None):

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ class Runs:
 
     def cpu_seconds(self):
         """The mean processor time of a finished run; None before the first."""
-        known = [run["cpu_seconds"] for run in self.found.values()]
+        known = [run["cpu_seconds"] for run in self.found.values() if "cpu_seconds" in run]
         return sum(known) / len(known) if known else None
 
     def _read(self):
@@ -100,7 +101,11 @@ def maker():
         "versions": {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
         | {"python": platform.python_version()},
         "commit": commit.stdout.strip() or "unknown",
-        "command": " ".join(["python -m", module.name if module else "?", *sys.argv[1:]]),
+        "command": re.sub(
+            r"(--mnist[= ])\S+",
+            r"\1FOLDER",
+            " ".join(["python -m", module.name if module else "?", *sys.argv[1:]]),
+        ),
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -1,5 +1,7 @@
 """The tables of docs/results.md, in Markdown, each made from the runs in results/."""
 
+import collections
+
 from benchmarks.studies import growing_batch, layers, noise_scale, tuning
 from benchmarks.studies import time_to_accuracy as times
 from benchmarks.studies.runs import Missing, Runs, mean_and_error
@@ -168,30 +170,34 @@ def time_to_accuracy():
 def growing():
     """Decay, hybrid and growth: updates, final test accuracy and training loss."""
     rows = []
-    for name, (_, _, epochs, _, _) in growing_batch.SETTINGS.items():
-        for arm, label in growing_batch.ARMS.items():
-            runs = growing_batch.kept(name, arm)
-            accuracy, error = mean_and_error([100 * run["accuracy"][-1] for run in runs])
-            loss, loss_error = mean_and_error([run["loss"][-1] for run in runs])
-            batches = " → ".join(f"{b:,}" for b in runs[0]["batches"])
-            rows.append(
-                [name, label, batches, epochs, f"{runs[0]['updates']:,}",
-                 f"{accuracy:.2f} ± {error:.2f}", f"{loss:.4f} ± {loss_error:.4f}"]
-            )  # fmt: skip
+    for (name, arm), runs in growing_batch.kept().items():
+        accuracy, error = mean_and_error([100 * run["accuracy"][-1] for run in runs])
+        loss, loss_error = mean_and_error([run["loss"][-1] for run in runs])
+        batches = " → ".join(f"{b:,}" for b in runs[0]["batches"])
+        rows.append(
+            [name, growing_batch.ARMS[arm], batches, len(runs[0]["loss"]),
+             f"{runs[0]['updates']:,}", f"{accuracy:.2f} ± {error:.2f}",
+             f"{loss:.4f} ± {loss_error:.4f}"]
+        )  # fmt: skip
     header = ["data", "arm", "batches", "epochs", "updates", "top-1, %", "final training loss"]
     return markdown(header, rows)
 
 
 def made(*studies):
-    """Where the runs were made: the machine, the versions, the commits."""
+    """Where the runs were made: machine, versions, commits; the commands are in the files."""
     rows = []
     for study in studies:
         runs = Runs(study)
-        for index, maker in enumerate(runs.makers):
-            count = sum(run["made"] == index for run in runs.found.values())
-            versions = ", ".join(f"{name} {v}" for name, v in maker["versions"].items())
-            rows.append(
-                [f"{study}.json", count, maker["command"], maker["machine"], versions,
-                 maker["commit"], maker["date"]]
-            )  # fmt: skip
-    return markdown(["file", "runs", "command", "machine", "versions", "commit", "date"], rows)
+        counts = collections.Counter(
+            (maker["machine"], _versions(maker), maker["date"])
+            for maker in (runs.makers[run["made"]] for run in runs.found.values())
+        )
+        for (machine, versions, date), count in counts.items():
+            commits = [m["commit"][:7] for m in runs.makers if m["date"] == date]
+            commits = ", ".join(dict.fromkeys(commits))
+            rows.append([f"{study}.json", count, machine, versions, commits, date])
+    return markdown(["file", "runs", "machine", "versions", "commits", "date"], rows)
+
+
+def _versions(maker):
+    return ", ".join(f"{name} {version}" for name, version in maker["versions"].items()) or "–"
