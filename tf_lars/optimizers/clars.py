@@ -37,7 +37,7 @@ class CLARS(LARS):
         exclude_from_weight_decay, exclude_from_layer_adaptation: as for `LARS`. The authors keep
             the decay on every variable: `exclude_from_weight_decay=None`.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
-        **keras_optimizer_arguments: as for `LARS`.
+        **shared_arguments: as for `LARS`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -62,10 +62,7 @@ class CLARS(LARS):
         trust_coefficient=0.01,
         max_trust_ratio=0.1,
         epsilon=1e-6,
-        exclude_from_weight_decay="1d",
-        exclude_from_layer_adaptation="1d",
-        jit_compile="auto",
-        **keras_optimizer_arguments,
+        **shared_arguments,
     ):
         super().__init__(
             learning_rate,
@@ -77,10 +74,7 @@ class CLARS(LARS):
             momentum_rule="unscaled",
             denominator="joint",
             max_trust_ratio=max_trust_ratio,
-            exclude_from_weight_decay=exclude_from_weight_decay,
-            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
-            jit_compile=jit_compile,
-            **keras_optimizer_arguments,
+            **shared_arguments,
         )
         self._given = _GivenNorms()
 

@@ -37,7 +37,7 @@ class LAMB(LayerwiseOptimizer):
             one dimension), None, a list of regular expressions on variable paths, variables,
             or callables.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
-        **keras_optimizer_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
+        **shared_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
             (see `LayerwiseOptimizer`); NVIDIA's clipping is `global_clipnorm=1.0`.
 
     Raises:
@@ -72,18 +72,12 @@ class LAMB(LayerwiseOptimizer):
         max_trust_ratio=None,
         min_weight_norm=None,
         max_weight_norm=None,
-        exclude_from_weight_decay="1d",
-        exclude_from_layer_adaptation="1d",
-        jit_compile="auto",
-        **keras_optimizer_arguments,
+        **shared_arguments,
     ):
         super().__init__(
             learning_rate,
             weight_decay=weight_decay,
-            exclude_from_weight_decay=exclude_from_weight_decay,
-            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
-            jit_compile=jit_compile,
-            **keras_optimizer_arguments,
+            **shared_arguments,
         )
         self.beta_1 = arguments.number("beta_1", beta_1, 0, 1, open_maximum=True)
         self.beta_2 = arguments.number("beta_2", beta_2, 0, 1, open_maximum=True)

@@ -32,7 +32,7 @@ class LANS(LayerwiseOptimizer):
         min_weight_norm, max_weight_norm: γ_l and γ_u, or None.
         exclude_from_weight_decay, exclude_from_layer_adaptation: see `tf_lars.optimizers.masks`.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
-        **keras_optimizer_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
+        **shared_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
             (see `LayerwiseOptimizer`).
 
     Raises:
@@ -64,18 +64,12 @@ class LANS(LayerwiseOptimizer):
         weight_decay=0.0,
         min_weight_norm=None,
         max_weight_norm=None,
-        exclude_from_weight_decay="1d",
-        exclude_from_layer_adaptation="1d",
-        jit_compile="auto",
-        **keras_optimizer_arguments,
+        **shared_arguments,
     ):
         super().__init__(
             learning_rate,
             weight_decay=weight_decay,
-            exclude_from_weight_decay=exclude_from_weight_decay,
-            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
-            jit_compile=jit_compile,
-            **keras_optimizer_arguments,
+            **shared_arguments,
         )
         self.beta_1 = arguments.number("beta_1", beta_1, 0, 1, open_maximum=True)
         self.beta_2 = arguments.number("beta_2", beta_2, 0, 1, open_maximum=True)

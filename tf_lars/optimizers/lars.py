@@ -45,7 +45,7 @@ class LARS(LayerwiseOptimizer):
             one dimension), None, a list of regular expressions on variable paths, variables,
             or callables.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
-        **keras_optimizer_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
+        **shared_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
             (see `LayerwiseOptimizer`).
 
     Raises:
@@ -79,18 +79,12 @@ class LARS(LayerwiseOptimizer):
         trust_clip=False,
         min_trust_ratio=None,
         max_trust_ratio=None,
-        exclude_from_weight_decay="1d",
-        exclude_from_layer_adaptation="1d",
-        jit_compile="auto",
-        **keras_optimizer_arguments,
+        **shared_arguments,
     ):
         super().__init__(
             learning_rate,
             weight_decay=weight_decay,
-            exclude_from_weight_decay=exclude_from_weight_decay,
-            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
-            jit_compile=jit_compile,
-            **keras_optimizer_arguments,
+            **shared_arguments,
         )
         self.momentum = arguments.number("momentum", momentum, 0, 1, open_maximum=True)
         self.nesterov = arguments.flag("nesterov", nesterov)

@@ -30,7 +30,7 @@ class NovoGrad(LayerwiseOptimizer):
         grad_averaging: weigh what enters the momentum by 1−β₁.
         exclude_from_weight_decay, exclude_from_layer_adaptation: see `tf_lars.optimizers.masks`.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
-        **keras_optimizer_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
+        **shared_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
             (see `LayerwiseOptimizer`).
 
     Raises:
@@ -62,18 +62,14 @@ class NovoGrad(LayerwiseOptimizer):
         epsilon=1e-8,
         weight_decay=0.0,
         grad_averaging=False,
-        exclude_from_weight_decay="1d",
         exclude_from_layer_adaptation=None,
-        jit_compile="auto",
-        **keras_optimizer_arguments,
+        **shared_arguments,
     ):
         super().__init__(
             learning_rate,
             weight_decay=weight_decay,
-            exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,
-            jit_compile=jit_compile,
-            **keras_optimizer_arguments,
+            **shared_arguments,
         )
         self.beta_1 = arguments.number("beta_1", beta_1, 0, 1, open_maximum=True)
         self.beta_2 = arguments.number("beta_2", beta_2, 0, 1, open_maximum=True)

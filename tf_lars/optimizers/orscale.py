@@ -80,7 +80,7 @@ class OrScale(LayerwiseOptimizer):
         exclude_from_weight_decay, exclude_from_layer_adaptation: see `tf_lars.optimizers.masks`; a
             matrix that does not adapt takes Muon's step, r = 1.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
-        **keras_optimizer_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
+        **shared_arguments: `learning_rate_multipliers`, `master_weights` and Keras's own
             (see `LayerwiseOptimizer`).
 
     Raises:
@@ -119,18 +119,14 @@ class OrScale(LayerwiseOptimizer):
         adamw_beta_1=0.9,
         adamw_beta_2=0.999,
         adamw_epsilon=1e-8,
-        exclude_from_weight_decay="1d",
         exclude_from_layer_adaptation=None,
-        jit_compile="auto",
-        **keras_optimizer_arguments,
+        **shared_arguments,
     ):
         super().__init__(
             learning_rate,
             weight_decay=weight_decay,
-            exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,
-            jit_compile=jit_compile,
-            **keras_optimizer_arguments,
+            **shared_arguments,
         )
         number = arguments.number
         self.momentum = number("momentum", momentum, 0, 1, open_maximum=True)

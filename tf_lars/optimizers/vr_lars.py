@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from tf_lars.optimizers import trust_ratio
+from tf_lars.optimizers.compiled import dense_gradient
 from tf_lars.optimizers.lars import LARS
-from tf_lars.optimizers.rule import dense_gradient
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")
