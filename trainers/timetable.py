@@ -90,16 +90,15 @@ class Timetable:
         return stretch.position + (update - stretch.update) * stretch.batch
 
     def left(self, update):
-        """The stretches that remain after the first `update` updates."""
+        """What remains of each stretch after the first `update` updates; nothing of those done."""
         for stretch in self.stretches:
             done = min(max(update - stretch.update, 0), stretch.updates)
-            if done < stretch.updates:
-                yield Stretch(
-                    stretch.batch,
-                    stretch.update + done,
-                    stretch.position + done * stretch.batch,
-                    stretch.updates - done,
-                )
+            yield Stretch(
+                stretch.batch,
+                stretch.update + done,
+                stretch.position + done * stretch.batch,
+                stretch.updates - done,
+            )
 
     def _stretch(self, update):
         begins = [stretch.update for stretch in self.stretches]

@@ -21,7 +21,7 @@ FLAGS = [
     *("--global_batch_size=64", "--epochs=6", "--optimizer=lars", "--learning_rate=1"),
     *("--warmup_epochs=1", "--random_shift=1", "--eval_every=2", "--lr_schedule=step"),
     *("--lr_milestones=2.5,4", "--lr_factor=0.5", "--grow_batch_factor=2", "--micro_batch_size=16"),
-    *("--noise_scale", "--checkpoint_every=1", "--progress=none"),
+    *("--noise_scale", "--checkpoint_every=1", "--progress=none", "--precise_bn_examples=0"),
 ]
 
 

@@ -118,6 +118,7 @@ def names(folder):
         ("plain", 5, signal.SIGTERM),
         ("plain", 6, signal.SIGTERM),
         ("growing", 11, signal.SIGUSR1),
+        ("growing", 14, signal.SIGUSR1),  # all batches that are left have one size
         ("clars", 4, signal.SIGUSR1),
     ],
 )
@@ -173,12 +174,55 @@ def test_a_killed_run_goes_on_keeps_its_first_settings_and_adds_a_start(whole, k
     assert seconds == sorted(seconds)
 
 
-def restored(folder):
-    """The checkpoint that the run in a folder would go on from."""
+def checkpoints_of(folder, workers=None):
+    """The Checkpoints of a run in a folder, for a network just built."""
     settings, data = small_runs.config(**PLAIN), small_runs.stripes()
     plan = derive(settings, data.examples("train"), data.examples("test"), 1)
     model, _ = loop.build(settings, plan, data, small_runs.Workers())
-    return checkpoints.Checkpoints(RunDirectory(folder), model, small_runs.Workers(), 2).restore()
+    return checkpoints.Checkpoints(
+        RunDirectory(folder), model, workers or small_runs.Workers(), keep=2
+    )
+
+
+def restored(folder):
+    """The progress that the run in a folder would go on from."""
+    return checkpoints_of(folder).restore()
+
+
+class Alone(small_runs.Workers):
+    """One of several workers, whom the others follow."""
+
+    def broadcast(self, value):
+        return value or self.given
+
+    def sum(self, vector):
+        return vector
+
+
+def restored_by(rank, size, folder):
+    """(moving statistics, metrics) of a worker after a run on two, whose own were 1 and 4."""
+    workers = Alone(rank, size)
+    these = checkpoints_of(folder, workers)
+    own_variables = [*these.moving, *these.model.metrics_variables]
+    own = [[np.full(v.shape, value, "float32") for v in own_variables] for value in (1.0, 4.0)]
+    shared = [keras.ops.convert_to_numpy(variable) for variable in these.shared]
+    stored = checkpoints.Stored({"update": 4, "world_size": 2, "rows": []}, shared, own)
+    object.__setattr__(workers, "given", stored)
+    these._newest = lambda: stored
+    these.restore()
+    these.restore_metrics()
+    moving = {float(value) for variable in these.moving for value in variable.numpy()}
+    return moving, {float(variable.numpy()) for variable in these.model.metrics_variables}
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "moving", "metric"),
+    [(0, 2, 1.0, 1.0), (1, 2, 4.0, 4.0), (0, 3, 2.5, 5.0), (1, 3, 2.5, 0.0), (0, 1, 2.5, 5.0)],
+)
+def test_workers_get_their_own_back_and_others_the_mean_with_the_metrics_counted_once(
+    tmp_path, rank, size, moving, metric
+):
+    assert restored_by(rank, size, tmp_path) == ({moving}, {metric})
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])

@@ -35,7 +35,7 @@ def timetables(draw):
 @given(timetables(), st.data())
 def test_stretches_from_any_update_on_join_up_with_what_came_before(timetable, data):
     update = data.draw(st.integers(0, timetable.updates))
-    left = list(timetable.left(update))
+    left = [stretch for stretch in timetable.left(update) if stretch.updates]
     assert sum(stretch.updates for stretch in left) == timetable.updates - update
     at, position = update, timetable.position(update)
     for stretch in left:
@@ -93,6 +93,18 @@ def test_batches_of_a_growing_run_hold_the_rows_of_their_updates():
         np.testing.assert_array_equal(images, data.train[0][rows])
         sizes.append(len(images))
     assert sizes == [16, 16] + [32] * 11
+
+
+def test_the_shapes_of_a_growing_run_are_as_unknown_when_only_one_size_is_left():
+    from trainers.data.digits import digits
+
+    timetable = Timetable(1437, 2, (32, 64), (0, 1))
+    for update in (0, timetable.ends[0]):
+        left = timetable.left(update)
+        batches = growing_data(
+            digits(), SampleStream(1437, 0), left, Workers(), lambda x, y, _: (x, y)
+        )
+        assert batches.element_spec[0].shape.as_list() == [None, 8, 8, 1]
 
 
 class Clock:

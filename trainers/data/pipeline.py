@@ -12,6 +12,9 @@ from trainers.data.sharding import evaluation_batches, worker_batches
 def growing_data(dataset, stream, stretches, workers, augment):
     """A worker's batches of the `Stretch`es of a timetable, one stretch after the other.
 
+    Those that are done are among them, empty: with batches of several sizes the shapes are unknown
+    then at every start. TensorFlow rounds differently where it knows them.
+
     `augment`: see `training_data`.
     """
     parts = [
