@@ -5,16 +5,19 @@
     python -m benchmarks.scaling --bandwidth --output bandwidth.json
     python -m benchmarks.scaling --predict bandwidth.json resnet50.json
 
-Two ranks are pinned to one core each. In one job, so that all share the state of the machine, four
+Two ranks are pinned to one core each. In one job, so that all share the state of the machine, five
 variants of the training step take turns in blocks of a few steps:
 
 alone       rank 0 trains and rank 1 sleeps
 apart       both train, each for itself: what the machine allows two ranks, without any exchange
 raw         both train, gradients averaged by one `grouped_allreduce`, then the optimizer's update
-bridge      both train with `hvd.DistributedOptimizer`
+bridge      both train with `hvd.DistributedOptimizer`, all gradients after the backward pass
+overlap     the same with `overlap=True`, each gradient as soon as it is there
 
-Weak-scaling efficiency is alone / bridge, the bridge's own overhead (bridge − raw) / bridge, each
-taken for every round and then the median. All times are seconds a step.
+Weak-scaling efficiency is alone / bridge, its bound on this machine alone / apart, and the bridge's
+own overhead (bridge − raw) / bridge, each taken for every round and then the median. All times are
+seconds a step. What bounds two ranks is probed beside them by arithmetic within a core's own cache
+and by copies that no cache holds: the time of one rank alone over that of both together.
 """
 
 import argparse
@@ -29,7 +32,6 @@ import time
 from trainers.cost_model import GBIT, efficiency, fit_cost, ring_seconds
 
 MODELS = {"resnet20": {"side": 32, "batch": 32}, "resnet50": {"side": 224, "batch": 4}}
-VARIANTS = ("alone", "apart", "raw", "bridge")
 SIZES = [4 * 4**k for k in range(13)]  # bytes, 4 to 64 Mi
 WORKERS = [8, 16, 32, 64, 128, 256, 512, 1024]
 NETWORKS = {f"{rate} Gbit/s": rate * GBIT for rate in (10, 25, 100)}  # bytes a second
@@ -63,6 +65,7 @@ def run_job():
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     command = [str(tools / "horovodrun"), "--gloo", "-np", "2", sys.executable]
@@ -106,7 +109,8 @@ def make_steps(model, optimizer, x, y):
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer.build(model.trainable_variables)
-    bridge = hvd.DistributedOptimizer(optimizer)
+    bridge = hvd.DistributedOptimizer(optimizer, overlap=False)
+    overlapping = hvd.DistributedOptimizer(optimizer, overlap=True)
 
     def gradients():
         with tf.GradientTape() as tape:
@@ -123,11 +127,12 @@ def make_steps(model, optimizer, x, y):
     def with_bridge():
         bridge.apply(gradients(), model.trainable_variables)
 
-    steps = {
-        name: tf.function(step, autograph=False)
-        for name, step in {"apart": apart, "raw": raw, "bridge": with_bridge}.items()
-    }
-    return {**steps, "alone": steps["apart"]}
+    def overlap():
+        overlapping.apply(gradients(), model.trainable_variables)
+
+    steps = {"apart": apart, "raw": raw, "bridge": with_bridge, "overlap": overlap}
+    steps = {name: tf.function(step, autograph=False) for name, step in steps.items()}
+    return {"alone": steps["apart"], **steps}
 
 
 def measure_model(options):
@@ -145,24 +150,11 @@ def measure_model(options):
     steps = make_steps(model, keras.optimizers.SGD(0.01, momentum=0.9), x, y)
     for step in steps.values():
         step()
-    times = {name: [] for name in VARIANTS}
-    for number in range(options.rounds):
-        first = number % len(VARIANTS)  # none always follows the same one
-        for name in VARIANTS[first:] + VARIANTS[:first]:
-            horovod.allreduce(tf.zeros(1), name="together")
-            began = time.perf_counter()
-            if name != "alone" or horovod.rank() == 0:
-                for _ in range(options.steps):
-                    steps[name]()
-            times[name].append((time.perf_counter() - began) / options.steps)
-    # A step takes as long as the slower rank.
-    slowest = horovod.allreduce(
-        tf.constant([times[name] for name in VARIANTS], tf.float64), op=horovod.Max, name="slowest"
-    ).numpy()
-    times = dict(zip(VARIANTS, slowest.tolist(), strict=True))
+    together = probe_machine()
+    times = take_turns(steps, options.rounds, options.steps)
 
-    def ratio(function):
-        rounds = [function(*values) for values in zip(*times.values(), strict=True)]
+    def ratio(over, under):
+        rounds = [a / b for a, b in zip(times[over], times[under], strict=True)]
         return {"median": statistics.median(rounds), "min": min(rounds), "max": max(rounds)}
 
     return {
@@ -170,22 +162,63 @@ def measure_model(options):
         "batch": batch,
         "parameter_bytes": sum(int(np.prod(v.shape)) * 4 for v in model.trainable_variables),
         "seconds_a_step": {name: statistics.median(values) for name, values in times.items()},
-        "weak_scaling_efficiency": ratio(lambda alone, apart, raw, bridge: alone / bridge),
-        "without_exchange": ratio(lambda alone, apart, raw, bridge: alone / apart),
-        "exchange_share": ratio(lambda alone, apart, raw, bridge: (bridge - apart) / bridge),
-        "bridge_overhead": ratio(lambda alone, apart, raw, bridge: (bridge - raw) / bridge),
+        "weak_scaling_efficiency": ratio("alone", "bridge"),
+        "without_exchange": ratio("alone", "apart"),
+        "of_what_the_machine_allows": ratio("apart", "bridge"),
+        "raw_over_bridge": ratio("raw", "bridge"),
+        "bridge_over_overlap": ratio("bridge", "overlap"),
+        "arithmetic": together["arithmetic"],
+        "memory": together["memory"],
         "rounds": times,
     }
+
+
+def take_turns(steps, rounds, repetitions):
+    """Seconds of the slower rank by variant, a number for each round."""
+    import horovod.tensorflow as horovod
+    import tensorflow as tf
+
+    names, times = list(steps), {name: [] for name in steps}
+    for number in range(rounds):
+        first = number % len(names)  # none always follows the same one
+        for name in names[first:] + names[:first]:
+            horovod.allreduce(tf.zeros(1), name="together")
+            began = time.perf_counter()
+            if not name.startswith("alone") or horovod.rank() == 0:
+                for _ in range(repetitions):
+                    steps[name]()
+            times[name].append((time.perf_counter() - began) / repetitions)
+    # A step takes as long as the slower rank.
+    slowest = horovod.allreduce(
+        tf.constant([times[name] for name in names], tf.float64), op=horovod.Max, name="slowest"
+    ).numpy()
+    return dict(zip(names, slowest.tolist(), strict=True))
+
+
+def probe_machine(rounds=7, repetitions=40):
+    """One rank's time over that of two, for arithmetic in a core's own cache and for copies."""
+    import numpy as np
+
+    left, right = np.ones((2, 256, 256), np.float32)
+    here, there = np.ones((2, 2**24), np.float32)
+    work = {"arithmetic": lambda: left @ right, "memory": lambda: np.copyto(there, here)}
+    found = {}
+    for name, do in work.items():
+        times = take_turns({"alone": do, "together": do}, rounds, repetitions)
+        found[name] = statistics.median(times["alone"]) / statistics.median(times["together"])
+    return found
 
 
 def print_model(result):
     print(f"\n{result['model']}, {result['batch']} images a rank")
     for name, seconds in result["seconds_a_step"].items():
         print(f"  {name:<25}{1000 * seconds:9.1f} ms a step")
-    names = ("weak_scaling_efficiency", "without_exchange", "exchange_share", "bridge_overhead")
-    for name in names:
+    ratios = [name for name, value in result.items() if isinstance(value, dict) and "min" in value]
+    for name in ratios:
         median, low, high = (100 * result[name][key] for key in ("median", "min", "max"))
-        print(f"  {name:<25}{median:9.1f} %   ({low:.1f} to {high:.1f})")
+        print(f"  {name:<28}{median:7.1f} %   ({low:.1f} to {high:.1f})")
+    for name in ("arithmetic", "memory"):
+        print(f"  {name + ', one over two':<28}{100 * result[name]:7.1f} %")
 
 
 def measure_bandwidth(repetitions=15):

@@ -10,6 +10,8 @@ from tests.training.models import assert_same_weights, data, large, plain
 from tf_lars.schedules.batch_size import BatchSizeSchedule, grow_batch
 from tf_lars.schedules.learning_rate import WarmupStep
 from tf_lars.training.growing_batches import GrowingBatches
+from tf_lars.training.momentum_correction import MomentumCorrection
+from tf_lars.training.noise_scale import NoiseScale
 
 SCHEDULE = BatchSizeSchedule([10, 40, 100], [0.5, 2])
 
@@ -56,6 +58,15 @@ def test_fit_takes_the_sizes_of_the_schedule_also_in_mid_epoch():
 def test_a_run_that_goes_on_takes_the_sizes_of_its_epoch():
     growing = GrowingBatches(rows(), SCHEDULE, 200)
     assert sizes_in_fit(growing, 4, initial_epoch=2) == [[100, 100], [100, 100]]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_schedule_by_updates_changes_in_mid_epoch_and_on_resume_where_it_should():
+    schedule = BatchSizeSchedule([10, 40, 100], [7, 22], unit="update")
+    expected = [schedule.epoch(e, 200) for e in range(5)]
+    assert expected[0] == [10] * 7 + [40] * 3 and expected[3] == [40, 40, 100]
+    assert sizes_in_fit(GrowingBatches(rows(), schedule, 200), 5) == expected
+    assert sizes_in_fit(GrowingBatches(rows(), schedule, 200), 5, initial_epoch=3) == expected[3:]
 
 
 def test_every_row_is_used_in_its_order():
@@ -112,3 +123,43 @@ def test_two_workers_grow_together_and_equal_one():
         trained.append(model)
     assert_same_weights(*trained)
     assert int(model.optimizer.iterations) == schedule.updates(3, 200)
+
+
+@job.check
+def test_two_workers_that_go_on_from_a_checkpoint_end_where_the_undisturbed_run_does():
+    import tempfile
+
+    import tf_lars.horovod as hvd
+
+    decay = WarmupStep(0.2, [30, 44], 0.5)  # by updates of 10 rows: in the middle of epochs 1 and 2
+    grown = grow_batch(decay, max_batch=40, batch=10, examples=200)
+    x, y = (a[hvd.rank() :: 2] for a in data(200))
+
+    def start():
+        optimizer = keras.optimizers.SGD(grown.learning_rate, momentum=0.9)
+        model = large(5, hvd.DistributedOptimizer(optimizer))
+        growing = GrowingBatches(
+            tf.data.Dataset.from_tensor_slices((x, y)), grown.batch_size, 200, 2
+        )
+        return model, growing, [growing, MomentumCorrection(), NoiseScale()]
+
+    def train(run, epochs, first=0):
+        model, growing, callbacks = run
+        model.fit(
+            growing.dataset, epochs=epochs, initial_epoch=first, callbacks=callbacks, verbose=0
+        )
+
+    straight, first, second = start(), start(), start()
+    train(straight, 4)
+    train(first, 2)
+    path = tempfile.mkdtemp() + "/state.weights.h5"
+    first[0].save_weights(path)
+    second[0].optimizer.build(second[0].trainable_variables)
+    second[0].load_weights(path)
+    for old, new in zip(first[2][1:], second[2][1:], strict=True):
+        new.set_state(old.get_state())
+    train(second, 4, first=2)
+    for a, b in zip(straight[0].weights, second[0].weights, strict=True):
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+    assert straight[2][2].get_state() == second[2][2].get_state()
+    assert int(second[0].optimizer.iterations) == grown.batch_size.updates(4, 200)

@@ -32,7 +32,8 @@ _HOMES = {
     "tf_lars.horovod.tape": ("DistributedGradientTape", "PartialDistributedGradientTape"),
     "tf_lars.horovod.saving": ("load_model",),
     "tf_lars.horovod.sync_batch_norm": ("SyncBatchNormalization", "GhostBatchNormalization"),
-    "tf_lars.horovod.guards": ("check_in_sync", "check_same_settings", "RanksDifferError"),
+    "tf_lars.horovod.guards": ("check_same_settings", "RanksDifferError"),
+    "tf_lars.horovod.sync_check": ("check_in_sync",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

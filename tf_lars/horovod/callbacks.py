@@ -6,12 +6,12 @@ import horovod.tensorflow as horovod
 import keras
 import tensorflow as tf
 
-from tf_lars.horovod.guards import CheckInSyncCallback
 from tf_lars.horovod.learning_rate import (
     LearningRateScheduleCallback,
     LearningRateWarmupCallback,
 )
 from tf_lars.horovod.metrics import MetricSnapshot
+from tf_lars.horovod.sync_check import CheckInSyncCallback
 from tf_lars.horovod.variables import average_variables, broadcast_variables, tf_variable
 
 __all__ = [

@@ -23,17 +23,11 @@ import keras
 import tensorflow as tf
 
 from tf_lars.horovod.guards import check_first_step, optimizer_settings
+from tf_lars.horovod.keras_2 import Keras2Names
 from tf_lars.horovod.reduction import scaled
 
 
-class CallableList(list):
-    """Lets scripts of either age say `optimizer.variables` or `optimizer.variables()`."""
-
-    def __call__(self):
-        return self
-
-
-class Distributed:
+class Distributed(Keras2Names):
     """What `DistributedOptimizer` adds to an optimizer's class; `isinstance(x, Distributed)`.
 
     Attributes:
@@ -52,10 +46,6 @@ class Distributed:
     @property
     def local(self):
         return over_the_same_state(self.own_class, self)
-
-    @property
-    def variables(self):
-        return CallableList(super().variables)
 
     def register_local_var(self, var):
         """Leaves a variable's gradient to each rank alone, as for a layer that only it has."""
@@ -77,7 +67,9 @@ class Distributed:
     def compile_for_xla(self):
         """Prepares for a backward pass under XLA: all gradients are there at once, none earlier."""
         type(self).compile_update = True
-        type(self).reduction = dataclasses.replace(self.reduction, overlap=False)
+        type(self).reduction = dataclasses.replace(
+            self.reduction, overlap=False, reason="XLA compiles the backward pass"
+        )
 
     @contextlib.contextmanager
     def capturing(self):

@@ -1,19 +1,21 @@
-"""The two places where Keras itself must know of distributed optimizers.
+"""The three places where Keras itself must know of distributed optimizers.
 
 `model.compile` is where Keras decides on XLA, which cannot hold Horovod's operations: a step of a
 model compiled with `jit_compile` is run in three parts, forward and backward pass under XLA, the
 exchange of gradients outside, the update under XLA. It also wraps the optimizer in a
 LossScaleOptimizer under mixed_float16, which would look for infinities before the ranks' gradients
 are combined, and wait for ever when one rank alone has one: there the wrapper is made the
-distributed part.
+distributed part. `model.fit` is the first to know how many steps a rank will make.
 """
 
 import functools
+import inspect
 
 import keras
 import tensorflow as tf
 
 from tf_lars.horovod.distributed import Distributed, with_reduction
+from tf_lars.horovod.guards import SameFit
 
 
 @functools.cache
@@ -21,9 +23,10 @@ def install():
     """Puts the hooks into Keras, once."""
     loss_scale = keras.optimizers.LossScaleOptimizer
     loss_scale.__init__ = _loss_scale_init(loss_scale.__init__)
-    # The class that defines it: Keras takes a model with another `compile` for a user's own.
-    trainer = next(cls for cls in keras.Model.__mro__ if "compile" in vars(cls))
-    trainer.compile = _compile(trainer.compile)
+    # In the classes that define them: Keras takes a model with another `compile` for a user's own.
+    for name, hook in (("compile", _compile), ("fit", _fit)):
+        home = next(cls for cls in keras.Model.__mro__ if name in vars(cls))
+        setattr(home, name, hook(getattr(home, name)))
 
 
 def _loss_scale_init(original):
@@ -49,6 +52,19 @@ def _compile(original):
         adapt(self)
 
     return compile
+
+
+def _fit(original):
+    @functools.wraps(original)
+    def fit(self, *args, **kwargs):
+        given = inspect.signature(original).bind(self, *args, **kwargs)
+        callbacks = given.arguments.get("callbacks")
+        distributed = isinstance(getattr(self, "optimizer", None), Distributed)
+        if distributed and not isinstance(callbacks, keras.callbacks.CallbackList):
+            given.arguments["callbacks"] = [SameFit(), *keras.tree.flatten(callbacks or [])]
+        return original(*given.args, **given.kwargs)
+
+    return fit
 
 
 def adapt(model):

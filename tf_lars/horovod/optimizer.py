@@ -126,41 +126,16 @@ def DistributedOptimizer(
     return over_the_same_state(with_reduction(type(optimizer), reduction, factor), optimizer)
 
 
-def PartialDistributedOptimizer(
-    optimizer,
-    name=None,
-    device_dense="",
-    device_sparse="",
-    compression=horovod.Compression.none,
-    sparse_as_dense=False,
-    gradient_predivide_factor=1.0,
-    op=horovod.Average,
-    groups=None,
-    process_set=horovod.global_process_set,
-    local_layers=None,
-    scale_local_gradients=True,
-):
+def PartialDistributedOptimizer(optimizer, *args, local_layers=None, **kwargs):
     """`DistributedOptimizer` that leaves the gradients of some layers to each rank alone.
 
     Args:
+        optimizer: any `keras.optimizers.Optimizer`.
+        *args: as for `DistributedOptimizer`.
         local_layers: a layer or a list of layers, built, whose variables stay local.
-        optimizer, name, device_dense, device_sparse, compression, sparse_as_dense,
-            gradient_predivide_factor, op, groups, process_set, scale_local_gradients: as for
-            `DistributedOptimizer`.
+        **kwargs: as for `DistributedOptimizer`.
     """
-    distributed = DistributedOptimizer(
-        optimizer,
-        name=name,
-        device_dense=device_dense,
-        device_sparse=device_sparse,
-        compression=compression,
-        sparse_as_dense=sparse_as_dense,
-        gradient_predivide_factor=gradient_predivide_factor,
-        op=op,
-        groups=groups,
-        process_set=process_set,
-        scale_local_gradients=scale_local_gradients,
-    )
+    distributed = DistributedOptimizer(optimizer, *args, **kwargs)
     for variable in variables_of(local_layers):
         distributed.register_local_var(variable)
     return distributed

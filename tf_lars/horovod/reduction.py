@@ -38,6 +38,7 @@ class Reduction:
     process_set: horovod.ProcessSet = horovod.global_process_set
     scale_local_gradients: bool = True
     overlap: bool = False
+    reason: str = ""  # why `overlap` is what it is, unless the user said so
     local: set = dataclasses.field(default_factory=set)
 
     def register_local(self, variable):
@@ -60,6 +61,13 @@ class Reduction:
             "process_set": self.process_set.ranks,
             "local variables": len(self.local),
         }
+
+    def in_words(self):
+        """How the gradients travel, and why so."""
+        how = "after the backward pass, in one operation"
+        if self.overlap:
+            how = "during the backward pass, each as soon as it is there"
+        return f"{self.process_set.size()} ranks exchange their gradients {how} ({self.reason})"
 
     @property
     def alone(self):
@@ -220,9 +228,11 @@ def make_reduction(num_groups=0, overlap="auto", **settings):
             settings["groups"] = num_groups
     if overlap not in ("auto", True, False):
         raise ValueError(f'overlap must be "auto", True or False, not {overlap!r}')
+    reason = ""
     if overlap == "auto":
         overlap = bool(tf.config.list_physical_devices("GPU"))
-    reduction = Reduction(overlap=overlap, **settings)
+        reason = f'overlap="auto", on a {"GPU" if overlap else "CPU"}'
+    reduction = Reduction(overlap=overlap, reason=reason, **settings)
     _check(reduction)
     return reduction
 

@@ -9,8 +9,11 @@ import json
 import types
 import zipfile
 
+import h5py
 import horovod.tensorflow as horovod
 import keras
+import numpy as np
+from keras.src.legacy.saving import legacy_h5_format
 
 from tf_lars.horovod import keras_hooks
 from tf_lars.horovod.distributed import Distributed
@@ -45,6 +48,7 @@ def load_model(
     """
     if legacy_opts:
         raise ValueError("legacy_opts=True: Keras 3 has no legacy optimizers, leave it away")
+    filepath = getattr(filepath, "filename", filepath)
     objects = {}
     for cls in custom_optimizers or []:
         objects[cls.__name__] = objects[keras.saving.get_registered_name(cls)] = cls
@@ -52,12 +56,38 @@ def load_model(
     for name in _optimizer_names(filepath) & objects.keys():
         if isinstance(objects[name], types.FunctionType):
             objects[name] = _class_made_by(objects[name])
+    in_hdf5 = not zipfile.is_zipfile(filepath)
+    if in_hdf5:
+        objects = _abbreviated_losses() | objects
     model = keras.models.load_model(filepath, custom_objects=objects, safe_mode=safe_mode)
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not isinstance(optimizer, Distributed):
-        model.optimizer = DistributedOptimizer(optimizer, compression=compression)
-        keras_hooks.adapt(model)
+    if optimizer is None:
+        return model
+    if in_hdf5:
+        optimizer = _with_state_from_hdf5(optimizer, model, filepath)
+    if not isinstance(optimizer, Distributed):
+        optimizer = DistributedOptimizer(optimizer, compression=compression)
+    model.optimizer = optimizer
+    keras_hooks.adapt(model)
     return model
+
+
+def _abbreviated_losses():
+    """The losses that `compile` knows by an abbreviation and Keras does not find in HDF5 files."""
+    return {name: keras.losses.get(name) for name in ("mse", "mae", "mape", "msle", "bce", "kld")}
+
+
+def _with_state_from_hdf5(optimizer, model, filepath):
+    """The optimizer with its saved state, for which Keras 3 builds it without any variable."""
+    with h5py.File(filepath, "r") as file:
+        if "optimizer_weights" not in file:
+            return optimizer
+        state = [np.array(v) for v in legacy_h5_format.load_optimizer_weights_from_hdf5_group(file)]
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    optimizer.build(model.trainable_variables)
+    for variable, value in zip(optimizer.variables, state, strict=True):
+        variable.assign(value)
+    return optimizer
 
 
 def _optimizer_names(filepath):
@@ -73,10 +103,6 @@ def _optimizer_names(filepath):
 
 
 def _training_config(filepath):
-    import h5py
-
-    if isinstance(filepath, h5py.File):
-        return filepath.attrs["training_config"]
     with h5py.File(filepath, "r") as file:
         return file.attrs["training_config"]
 

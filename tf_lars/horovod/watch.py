@@ -101,11 +101,11 @@ class _Watch(threading.Thread):
             silence = time.monotonic() - since
             if sign is None or sign != seen or sign.startswith(_ENDED):
                 if warned and sign is not None:
-                    _say(f"rank {self._next} answers again")
+                    say(f"rank {self._next} answers again")
                 seen, since, warned = sign, time.monotonic(), False
             elif not warned and silence > SILENCE_SECONDS:
                 warned = True
-                _say(
+                say(
                     f"rank {self._next} ({seen.partition(' ')[2]}) has given no sign of life for "
                     f"{silence:.0f} s: it is stopped, or its machine cannot be reached"
                 )
@@ -124,13 +124,13 @@ def _once(store, rank, size, show):
 
     def hook(kind, error, trace):
         if _is_consequence(error):
-            return _say(f"rank {rank} stops, because {_culprit(store, size)}")
+            return say(f"rank {rank} stops, because {_culprit(store, size)}")
         if store:
             key = hashlib.sha256(f"{kind.__name__}: {error}".encode()).hexdigest()[:16]
             time.sleep(min(0.2 * rank, 2.0))  # the lowest rank with it comes first
             first = store.get(f"error.{key}")
             if first is not None:
-                return _say(f"rank {rank} stops with the exception shown by rank {first}")
+                return say(f"rank {rank} stops with the exception shown by rank {first}")
             store.put(f"error.{key}", str(rank))
         return show(kind, error, trace)
 
@@ -151,6 +151,7 @@ def _is_consequence(error):
     return isinstance(error, HorovodInternalError) or any(part in text for part in _CONSEQUENCES)
 
 
-def _say(text):
+def say(text):
+    """A line for the person at the launcher."""
     sys.stderr.write(f"tf_lars: {text}\n")
     sys.stderr.flush()

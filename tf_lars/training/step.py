@@ -27,6 +27,9 @@ LossScaleOptimizer), and takes from such an optimizer
 - `optimizer.reduce_gradients(gradients, variables)`: their mean over the workers;
 - `optimizer.local`: the same optimizer, whose `apply` does not reduce;
 - `optimizer.compile_update`, if it is there: whether XLA was asked for with `jit_compile`.
+
+In return the model has `must_agree()`: what has to be the same on all workers, which is compared
+when `fit` begins. Workers that collect other statistics would wait for each other.
 """
 
 import dataclasses
@@ -35,7 +38,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from tf_lars.training import accumulation, micro_batches, requests
+from tf_lars.training import accumulation, mean_norms, micro_batches, requests
 from tf_lars.training.combination import combine
 
 
@@ -67,7 +70,8 @@ class LargeBatchStep:
     def observers(self):
         """Objects whose `observe(statistics)` is called in every step, within the graph.
 
-        `fit` takes them from its callbacks. With several workers, all need the same ones.
+        `fit` takes them from its callbacks. With several workers all need the same ones, which is
+        compared when `fit` begins.
         """
         return self._large_batch.observers
 
@@ -226,6 +230,14 @@ class LargeBatchStep:
             ]
         optimizer = self.optimizer if self.workers is None else self.workers.local
         requests.apply(optimizer, gradients, self.trainable_weights, **given)
+
+    def must_agree(self):
+        """What has to be the same on all workers, by name."""
+        return {
+            "observers": [type(observer).__name__ for observer in self.observers],
+            "mean_norms": mean_norms.serialise(self.mean_norms),
+            "rows counted by": self._large_batch.counted_by,
+        }
 
     # ---- bad input -------------------------------------------------------------------------------
 
