@@ -1,7 +1,7 @@
 """Rows and models that the tests of callbacks share; imports are inside, for the ranks."""
 
 
-def rows(seed, count=12):
+def labelled_rows(seed, count=12):
     import numpy as np
 
     generator = np.random.default_rng(seed)

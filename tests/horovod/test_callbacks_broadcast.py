@@ -3,7 +3,7 @@
 import pytest
 
 from tests import workers
-from tests.horovod.callback_cases import compile_, gathered, rows
+from tests.horovod.callback_cases import compile_, gathered, labelled_rows
 
 job = workers.Job(2, 3)
 
@@ -37,7 +37,7 @@ def test_broadcast_gives_all_ranks_the_roots_model_and_optimizer_before_the_firs
             seen.setdefault("iterations", int(model.optimizer.iterations))
 
     broadcast = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
-    model.fit(*rows(0), verbose=0, callbacks=[broadcast, AtFirstStep()])
+    model.fit(*labelled_rows(0), verbose=0, callbacks=[broadcast, AtFirstStep()])
     for weight, root in zip(seen["weights"], _classifier(seed=0).get_weights(), strict=True):
         assert np.array_equal(weight, root)
     assert seen["rate"] == np.float32(0.1)
@@ -71,7 +71,7 @@ def test_broadcast_of_a_model_that_fit_builds_comes_before_its_first_update():
     model = _classifier(seed=hvd.rank(), built=False)
     compile_(model, optimizer=keras.optimizers.SGD(0.0))
     callback = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
-    x, y = rows(0)
+    x, y = labelled_rows(0)
     history = model.fit(x, y, batch_size=12, shuffle=False, verbose=0, callbacks=[callback])
     # Nothing moves at rate 0, and the first loss is already that of the root's weights.
     assert len(set(gathered(history.history["loss"][0]))) == 1
@@ -98,7 +98,7 @@ def test_broadcast_of_a_model_that_its_train_step_builds_comes_after_the_first_s
     model = Model()
     model.compile("sgd")
     callback = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
-    model.fit(*rows(0), verbose=0, callbacks=[callback])
+    model.fit(*labelled_rows(0), verbose=0, callbacks=[callback])
     kernels = gathered(model.inner.kernel.numpy())
     assert all(np.array_equal(kernel, kernels[0]) for kernel in kernels)
 

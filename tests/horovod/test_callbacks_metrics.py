@@ -1,7 +1,7 @@
 """The callback that makes the ranks log the same numbers, those of all rows together."""
 
 from tests import workers
-from tests.horovod.callback_cases import compile_, gathered, rows
+from tests.horovod.callback_cases import compile_, gathered, labelled_rows
 
 job = workers.Job(2, 3)
 
@@ -39,7 +39,7 @@ def test_metrics_over_unequal_shards_equal_one_process_with_all_rows():
     model = _linear(metrics)
     edges = [0, 7, 60] if hvd.size() == 2 else [0, 7, 20, 60]
     mine = slice(edges[hvd.rank()], edges[hvd.rank() + 1])
-    (x, y), (vx, vy) = rows(1, 60), rows(2, 60)
+    (x, y), (vx, vy) = labelled_rows(1, 60), labelled_rows(2, 60)
     averaged = _fit_with_averages(model, (x[mine], y[mine]), (vx[mine], vy[mine]))
 
     whole = model.fit(x, y, batch_size=60, verbose=0, validation_data=(vx, vy)).history
@@ -87,7 +87,9 @@ def test_logs_of_a_train_step_of_ones_own_are_averaged_plainly():
     inputs = keras.Input((4,))
     model = Model(inputs, keras.layers.Dense(3)(inputs))
     compile_(model)
-    history = model.fit(*rows(0), verbose=0, callbacks=[hvd.callbacks.MetricAverageCallback()])
+    history = model.fit(
+        *labelled_rows(0), verbose=0, callbacks=[hvd.callbacks.MetricAverageCallback()]
+    )
     mean_rank = (hvd.size() - 1) / 2
     assert np.allclose(history.history["loss"], 2 + mean_rank)
     assert np.allclose(history.history["signal"], 10 * mean_rank)
@@ -115,7 +117,7 @@ def test_a_metric_whose_state_does_not_add_up_is_weighted_by_examples():
 
     model = _linear([Largest()])
     rows = 4 * (hvd.rank() + 1)
-    shard = rows(0, rows)[0], np.full(rows, min(hvd.rank(), 2))
+    shard = labelled_rows(0, rows)[0], np.full(rows, min(hvd.rank(), 2))
     averaged = _fit_with_averages(model, shard, None)
     counts = np.array([4 * (r + 1) for r in range(hvd.size())])
     assert np.allclose(averaged["largest"], np.average(range(hvd.size()), weights=counts))
@@ -127,7 +129,7 @@ def test_ranks_with_different_logs_all_raise_instead_of_hanging():
 
     model = _linear(["accuracy"])
     try:
-        _fit_with_averages(model, rows(0), rows(1) if hvd.rank() == 0 else None)
+        _fit_with_averages(model, labelled_rows(0), labelled_rows(1) if hvd.rank() == 0 else None)
     except ValueError as error:
         assert "rank 1 logs {}" in str(error) and "validation data" in str(error)
     else:
@@ -147,5 +149,5 @@ def test_early_stopping_decides_alike_on_all_ranks():
         hvd.callbacks.MetricAverageCallback(),
         keras.callbacks.EarlyStopping("loss", patience=1, min_delta=0.05),
     ]
-    history = model.fit(*rows(hvd.rank(), 20), epochs=30, verbose=0, callbacks=callbacks)
+    history = model.fit(*labelled_rows(hvd.rank(), 20), epochs=30, verbose=0, callbacks=callbacks)
     assert len(set(gathered(len(history.epoch)))) == 1
