@@ -3,6 +3,7 @@
 import matplotlib
 
 matplotlib.use("Agg")
+matplotlib.rcParams["svg.hashsalt"] = "tf_lars"
 import matplotlib.pyplot as plt
 import numpy as np
 
