@@ -3,7 +3,6 @@
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "tf_lars"
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -23,6 +22,7 @@ RATES_AT = {"alexnet_mnist": 256, "resnet8_digits": 1024}
 
 def save(figure, name):
     IMAGES.mkdir(parents=True, exist_ok=True)
+    plt.rcParams["svg.hashsalt"] = name
     for kind in ("png", "svg"):
         # No date inside: the same runs give the same file.
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
