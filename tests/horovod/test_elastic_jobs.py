@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import workers
-from tests.horovod import elastic_training
+from tests.horovod import elastic_script, elastic_training
 
 SCRIPT = elastic_training.__file__
 
@@ -26,7 +26,7 @@ def _wait_for(condition, seconds=120):
     raise TimeoutError("the job did not come to the point that the test waits for")
 
 
-def _elastic_job(folder, hosts, meanwhile, pause=0.1, pause_alone=0.1):
+def _elastic_job(folder, hosts, meanwhile, script=SCRIPT, pauses=(0.1, 0.1)):
     """Runs the script elastically; `meanwhile(steps)` does harm, `steps()` lists what was done."""
     folder = pathlib.Path(folder)
     (folder / "hosts").write_text("".join(f"{host}:1\n" for host in hosts))
@@ -44,7 +44,7 @@ def _elastic_job(folder, hosts, meanwhile, pause=0.1, pause_alone=0.1):
     options = ["--min-np", 1, "--max-np", 2, "--network-interfaces", "lo"]
     options += ["--blacklist-cooldown-range", 2, 4, "--host-discovery-script", discovery]
     job = workers.horovodrun(
-        [sys.executable, SCRIPT, log, pause, pause_alone],
+        [sys.executable, script, log, *pauses],
         len(hosts),
         options=[str(option) for option in options],
         meanwhile=lambda pid: meanwhile(steps),
@@ -106,7 +106,7 @@ def test_a_worker_that_joins_takes_over_the_state_and_takes_part(tmp_path):
         hosts.write_text("localhost:1\n127.0.0.1:1\n")
 
     # Alone, the first worker is slow enough for the second to start before it is done.
-    job, steps = _elastic_job(tmp_path, ["localhost"], add_a_host, pause_alone=2.0)
+    job, steps = _elastic_job(tmp_path, ["localhost"], add_a_host, pauses=(0.1, 2.0))
     _check_results(job)
     assert len(steps) == 2
     first, second = sorted(steps.values(), key=len, reverse=True)
@@ -114,3 +114,22 @@ def test_a_worker_that_joins_takes_over_the_state_and_takes_part(tmp_path):
     assert {size for _, size, _, _ in second} == {2}
     assert len(job.results()) == 2
     assert [step[2:] for step in first][-len(second) :] == [step[2:] for step in second]
+
+
+def test_a_script_that_fits_before_the_job_and_at_a_reset_goes_on_after_a_kill(tmp_path):
+    def kill(steps):
+        done = _wait_for(
+            lambda: len(steps()) == 2 and min(map(len, steps().values())) > 5 and steps()
+        )
+        (pid,) = [pid for pid, lines in done.items() if lines[0][0] == 1]
+        os.kill(pid, signal.SIGKILL)
+
+    job, _ = _elastic_job(
+        tmp_path, ["localhost", "127.0.0.1"], kill, elastic_script.__file__, pauses=(0.1,)
+    )
+    first, *others = job.results()
+    size, epoch, batch, rate, weights = first
+    assert (epoch, batch) == (elastic_script.EPOCHS, 0)
+    assert rate == pytest.approx(elastic_script.RATE * size)
+    assert all(np.isfinite(np.ravel(weight)).all() for weight in weights)
+    assert all(other == first for other in others)
