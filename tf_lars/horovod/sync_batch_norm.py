@@ -124,6 +124,7 @@ def synchronized_moments(x, weights, axes, name, process_set):
             op=horovod.Sum,
             name=f"{name}.{suffix}",
             process_set=process_set,
+            ignore_name_scope=True,
         )
         return tf.split(total, sizes)
 
