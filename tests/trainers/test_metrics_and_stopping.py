@@ -22,11 +22,7 @@ from trainers.target import reached
 job = jobs.Job(2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny_model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", tiny_network)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 def final_weights(folder):

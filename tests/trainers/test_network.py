@@ -13,12 +13,7 @@ from trainers.models import MODELS
 from trainers.network import load_network, network
 from trainers.startup import Workers
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", tiny_network)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from tests.trainers import small_runs
-from tests.trainers.small_runs import tiny_network, train
+from tests.trainers.small_runs import train
 from trainers import checkpoints, loop, position
 from trainers import train as command
 from trainers.derived import derive
-from trainers.models import MODELS
 from trainers.run_directory import RunDirectory, WriteError
 
 PLAIN = {"random_shift": 1, "eval_every": 2, "warmup_epochs": 1.0, "mixup": 0.2}
@@ -38,11 +37,7 @@ CLARS = {"optimizer": "clars", "mean_norms": "per_example", "eval_every": 4, "em
 KINDS = {"plain": PLAIN, "growing": GROWING, "clars": CLARS}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny_model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", tiny_network)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 @pytest.fixture(scope="module")

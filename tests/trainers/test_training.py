@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from tests.trainers.small_runs import config, stripes, tiny_network, train
+from tests.trainers.small_runs import config, stripes, train
 from trainers import flags, loop, recording
 from trainers.errors import ConfigError
-from trainers.models import MODELS
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", tiny_network)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 @pytest.fixture(scope="module")
