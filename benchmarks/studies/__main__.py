@@ -9,6 +9,7 @@ import argparse
 
 from benchmarks.studies import (
     batch_size,
+    clars_warmup,
     command,
     growing_batch,
     layers,
@@ -32,6 +33,7 @@ def main(arguments=None):
         print(f"{name}: {left}", flush=True)
     for study in (*ON_SETUPS, growing_batch):
         study.main(given)
+    clars_warmup.main()
     page.main()
 
 

@@ -2,7 +2,7 @@
 
 import collections
 
-from benchmarks.studies import growing_batch, layers, noise_scale, tuning
+from benchmarks.studies import clars_warmup, growing_batch, layers, noise_scale, tuning
 from benchmarks.studies import time_to_accuracy as times
 from benchmarks.studies.runs import Missing, Runs, mean_and_error
 from benchmarks.studies.setups import OPTIMIZERS
@@ -113,6 +113,20 @@ def warmup_trials(setup):
                     row.append("–")
             rows.append(row)
     return markdown(["batch", "warm-up", *OPTIMIZERS], rows)
+
+
+def clars_without_warmup():
+    """CLARS without a warm-up against LARS with and without one: accuracy, early and final loss."""
+    rows = []
+    for arm in clars_warmup.ARMS:
+        rate, runs = clars_warmup.judged(arm, clars_warmup.kept)
+        accuracy, error = mean_and_error([100 * run["test"] for run in runs])
+        losses = [mean_and_error([run["loss"][k] for run in runs]) for k in (4, -1)]
+        rows.append(
+            [arm, f"{rate:g}", f"{accuracy:.2f} ± {error:.2f}",
+             *(f"{loss:.4f} ± {loss_error:.4f}" for loss, loss_error in losses)]
+        )  # fmt: skip
+    return markdown(["arm", "rate", "top-1, %", "loss after 5 epochs", "final loss"], rows)
 
 
 def first_step(setup):
