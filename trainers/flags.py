@@ -141,11 +141,16 @@ def _lines(file, within=()):
 def _path_of(file):
     """Where a flags file lies; the recipes, configs/NAME.flags, are found from anywhere."""
     path = pathlib.Path(file.strip()).expanduser()
-    if not path.exists() and path.parent == pathlib.Path("configs"):
-        for folder in (_HERE, _HERE.parent):  # installed, and in a clone
-            if (folder / path).exists():
-                return folder / path
+    recipe = recipes_folder() / path.name
+    if not path.exists() and path.parent == pathlib.Path("configs") and recipe.exists():
+        return recipe
     return path
+
+
+def recipes_folder():
+    """Where the recipes lie: installed inside this package, in a clone beside it."""
+    inside = _HERE / "configs"
+    return inside if inside.is_dir() else _HERE.parent / "configs"
 
 
 def _check_not_overridden(given, inside, file):

@@ -7,14 +7,11 @@ rest are the flags. Nothing else in the repository holds these numbers.
 import dataclasses
 import functools
 import math
-import pathlib
 import re
 
 from trainers import flags
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError
-
-_HERE = pathlib.Path(__file__).parent
 
 # Batches within this factor of the wanted one are as near; so their accuracies decide.
 _AS_NEAR = 2**0.5
@@ -44,16 +41,10 @@ class Recipe:
     config: TrainConfig
 
 
-def folder():
-    """Where the recipes lie: installed inside this package, in a clone beside it."""
-    inside = _HERE / "configs"
-    return inside if inside.is_dir() else _HERE.parent / "configs"
-
-
 @functools.cache
 def read_recipes():
     """All recipes, by name."""
-    files = sorted(folder().glob("[!_]*.flags"))
+    files = sorted(flags.recipes_folder().glob("[!_]*.flags"))
     return {file.stem: _read(file) for file in files}
 
 

@@ -1,13 +1,14 @@
 """The precision of the runs that are compared with formulas and other implementations.
 
-TensorFlow's variables can be float64: there the rules themselves are compared, to 1e-9. JAX has
-float32 unless told otherwise at its start: there rounding is left, some units of the last place.
+TensorFlow's and PyTorch's variables can be float64: there the rules themselves are compared, to
+1e-9. JAX has float32 unless told otherwise at its start: there rounding is left, some units of the
+last place.
 """
 
 import keras
 import numpy as np
 
-DTYPE = "float64" if keras.backend.backend() == "tensorflow" else "float32"
+DTYPE = "float32" if keras.backend.backend() == "jax" else "float64"
 
 
 def assert_relative(actual, expected, in_float32=1e-6, in_float64=1e-9):
