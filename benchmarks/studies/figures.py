@@ -16,6 +16,7 @@ STYLE = {
     "LARS": {"color": "tab:blue", "marker": "o"},
     "LAMB": {"color": "tab:orange", "marker": "^"},
     "CLARS": {"color": "tab:green", "marker": "D"},
+    "CLARS, microbatch": {"color": "tab:purple", "marker": "v"},
 }
 RATES_AT = {"alexnet_mnist": 256, "resnet8_digits": 1024}
 

@@ -11,7 +11,10 @@ from tf_lars.optimizers import CLARS, LAMB, LARS
 from trainers.models.resnet_cifar import resnet_cifar
 from trainers.sgd import L2SGD
 
-OPTIMIZERS = ("SGD", "LARS", "LAMB", "CLARS")
+OPTIMIZERS = ("SGD", "LARS", "LAMB", "CLARS", "CLARS, microbatch")
+
+# Where CLARS takes its mean norms from.
+MEAN_NORMS = {"CLARS": "two_batch", "CLARS, microbatch": "microbatch"}
 
 
 def rules(trust_coefficient, adapt_1d):
@@ -22,7 +25,7 @@ def rules(trust_coefficient, adapt_1d):
         "SGD": lambda rate: L2SGD(rate, momentum=0.9, nesterov=True, l2=5e-4),
         "LARS": lambda rate: LARS(rate, **ours),
         "LAMB": lambda rate: LAMB(rate, weight_decay=0.01, **masks),
-        "CLARS": lambda rate: CLARS(rate, **ours),
+        **dict.fromkeys(MEAN_NORMS, lambda rate: CLARS(rate, **ours)),
     }
 
 
@@ -96,7 +99,7 @@ SETUPS = {
         4096,
         data.mnist_subset,
         epochs=10,
-        batches=(64, 256, 1024),
+        batches=(32, 64, 256, 512, 1024),
         micro_batch=128,
         optimizers=rules(trust_coefficient=0.001, adapt_1d=True),
         rates={
@@ -104,6 +107,7 @@ SETUPS = {
             "LARS": grid(0.25),
             "LAMB": grid(0.0005),
             "CLARS": grid(1.0),
+            "CLARS, microbatch": grid(0.25),
         },
     ),
     "resnet8_digits": Setup(
@@ -112,7 +116,7 @@ SETUPS = {
         1077,
         lambda folder: data.digits(),
         epochs=20,
-        batches=(128, 1024),
+        batches=(32, 128, 512, 1024),
         micro_batch=64,
         optimizers=rules(trust_coefficient=0.01, adapt_1d=False),
         rates={
@@ -120,6 +124,7 @@ SETUPS = {
             "LARS": grid(0.025),
             "LAMB": grid(0.002),
             "CLARS": grid(0.1),
+            "CLARS, microbatch": grid(0.025),
         },
     ),
 }

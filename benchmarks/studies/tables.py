@@ -182,18 +182,20 @@ def time_to_accuracy():
 
 
 def growing():
-    """Decay, hybrid and growth: updates, final test accuracy and training loss."""
+    """Decay, hybrid and growth: updates, time, final test accuracy and training loss."""
     rows = []
     for (name, arm), runs in growing_batch.kept().items():
         accuracy, error = mean_and_error([100 * run["accuracy"][-1] for run in runs])
         loss, loss_error = mean_and_error([run["loss"][-1] for run in runs])
+        seconds, seconds_error = mean_and_error([run["seconds"] for run in runs])
         batches = " → ".join(f"{b:,}" for b in runs[0]["batches"])
         rows.append(
             [name, growing_batch.ARMS[arm], batches, len(runs[0]["loss"]),
-             f"{runs[0]['updates']:,}", f"{accuracy:.2f} ± {error:.2f}",
+             f"{runs[0]['updates']:,}", f"{seconds:.1f} ± {seconds_error:.1f}",
+             f"{accuracy:.2f} ± {error:.2f}",
              f"{loss:.4f} ± {loss_error:.4f}"]
         )  # fmt: skip
-    header = ["data", "arm", "batches", "epochs", "updates", "top-1, %", "final training loss"]
+    header = ["data", "arm", "batches", "epochs", "updates", "seconds", "top-1, %", "training loss"]
     return markdown(header, rows)
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.studies.setups import MEAN_NORMS
 from tf_lars import large_batch
 from tf_lars.schedules import WarmupPolynomial
 from tf_lars.training.callbacks import PreciseBatchNorm
@@ -46,7 +47,9 @@ class Trainer:
         self.updates = setup.updates(batch)
         self.table = Table(self.updates)
         self.model = large_batch(
-            setup.network(), setup.micro_batch_at(batch), mean_norms="two_batch"
+            setup.network(),
+            setup.micro_batch_at(batch),
+            mean_norms=MEAN_NORMS.get(optimizer, "microbatch"),
         )
         self.model.compile(
             setup.optimizers[optimizer](self.table),
