@@ -31,6 +31,43 @@ def test_the_learning_rate_has_its_old_name_and_its_old_ways():
 
 
 @pair.check
+def test_an_optimizer_with_an_attribute_lr_of_its_own_keeps_it():
+    import keras
+    import tensorflow as tf
+
+    import tf_lars.horovod as hvd
+
+    class Own(keras.optimizers.Optimizer):
+        def __init__(self, lr):
+            super().__init__(learning_rate=1.0)
+            self.lr = lr
+
+        def update_step(self, gradient, variable, learning_rate):
+            variable.assign_sub(self.lr * gradient)
+
+    variable, optimizer = tf.Variable([0.0]), hvd.DistributedOptimizer(Own(0.5))
+    optimizer.apply([tf.constant([1.0])], [variable])
+    optimizer.lr = 0.25
+    optimizer.apply([tf.constant([1.0])], [variable])
+    assert float(variable[0]) == -0.75
+    assert float(optimizer.learning_rate) == 1.0
+
+
+@pair.check
+def test_plain_optimizers_have_the_names_that_loops_with_the_tape_and_elastic_jobs_use():
+    import keras
+    import tensorflow as tf
+
+    import tf_lars.horovod as hvd
+
+    hvd.DistributedGradientTape(tf.GradientTape())
+    optimizer = keras.optimizers.SGD(0.1)
+    assert optimizer.variables() == optimizer.variables
+    optimizer.lr.assign(0.5)
+    assert float(optimizer.learning_rate) == 0.5
+
+
+@pair.check
 def test_weights_are_read_and_set_as_lists_of_arrays():
     import keras
 
@@ -73,7 +110,7 @@ def test_gradients_that_were_combined_already_are_not_combined_again():
 
     variable = tf.Variable([0.0])
     optimizer = distributed(1.0, op=hvd.Sum)
-    pairs = optimizer._compute_gradients(lambda: variable * (hvd.rank() + 1.0), [variable])
+    pairs = optimizer.compute_gradients(lambda: variable * (hvd.rank() + 1.0), [[variable]])
     assert float(pairs[0][0][0]) == 3.0
     optimizer.apply_gradients(pairs)
     assert float(variable[0]) == -3.0

@@ -60,6 +60,39 @@ def test_the_original_optimizer_goes_on_working_alone():
 
 
 @pair.check
+def test_copies_are_distributed_and_what_is_saved_is_plain():
+    import copy
+
+    import keras
+
+    import tf_lars
+    import tf_lars.horovod as hvd
+    from tf_lars.horovod.distributed import Distributed
+
+    for inner, name in (
+        (keras.optimizers.SGD(0.1, momentum=0.9), "SGD"),
+        (tf_lars.LARS(0.1), "tf_lars>LARS"),
+        (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "LossScaleOptimizer"),
+    ):
+        optimizer = hvd.DistributedOptimizer(inner, op=hvd.Sum)
+        config = optimizer.get_config()
+        copies = [
+            copy.deepcopy(optimizer),
+            optimizer.from_config(copy.deepcopy(config)),
+            optimizer.__class__.from_config(copy.deepcopy(config)),
+        ]
+        for made in copies:
+            assert isinstance(made, Distributed) and isinstance(made, type(inner))
+            assert made.reduction.op == hvd.Sum
+            assert made.get_config() == config
+            assert made.iterations is not optimizer.iterations
+        saved = keras.optimizers.serialize(optimizer)
+        assert saved == keras.optimizers.serialize(inner)
+        assert name in (saved["class_name"], saved["registered_name"])
+        assert type(keras.optimizers.deserialize(saved)) is type(inner)
+
+
+@pair.check
 def test_an_optimizer_with_an_apply_of_its_own_is_not_left_out_silently():
     import keras
     import tensorflow as tf

@@ -1,13 +1,15 @@
 """Scripts as people wrote them for Horovod's Keras interface, with the import changed and no more.
 
 The patterns are those of Horovod's documentation: fit with callbacks, resuming from rank 0's
-checkpoint, `train_on_batch`, a loop with the tape, and the synthetic benchmark.
+checkpoint, `train_on_batch`, a loop with the tape, and the two synthetic benchmarks.
 """
 
 import re
 import subprocess
 import sys
 import textwrap
+
+import pytest
 
 from tests import workers
 
@@ -146,7 +148,7 @@ LOOP = """
         opt.apply_gradients(zip(grads, model.trainable_variables))
         if first_batch:
             hvd.broadcast_variables(model.variables, root_rank=0)
-            hvd.broadcast_variables(opt.variables, root_rank=0)
+            hvd.broadcast_variables(opt.variables(), root_rank=0)
         return loss_value
 
     for batch, (images, labels) in enumerate(dataset.take(20 // hvd.size())):
@@ -187,7 +189,29 @@ BENCHMARK = """
     model.fit(dataset, batch_size=4, steps_per_epoch=2,
               callbacks=[hvd.callbacks.BroadcastGlobalVariablesCallback(0), timing],
               epochs=2, verbose=0)
-    report(str(hvd.check_in_sync(model)))
+    report(str(hvd.check_in_sync(model)), "fit")
+
+    model = tf.keras.Sequential([tf.keras.layers.GlobalAveragePooling2D(),
+                                 tf.keras.layers.Dense(1000, activation="softmax")])
+    opt = tf.optimizers.SGD(0.01, momentum=0.9)
+
+    @tf.function
+    def benchmark_step(first_batch):
+        with tf.GradientTape() as tape:
+            probs = model(data, training=True)
+            loss = tf.losses.sparse_categorical_crossentropy(target, probs)
+        tape = hvd.DistributedGradientTape(tape, compression=hvd.Compression.fp16)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        opt.apply_gradients(zip(gradients, model.trainable_variables))
+        if first_batch:
+            hvd.broadcast_variables(model.variables, root_rank=0)
+            hvd.broadcast_variables(opt.variables(), root_rank=0)
+
+    with tf.device("CPU"):
+        benchmark_step(first_batch=True)
+        timeit.timeit(lambda: benchmark_step(first_batch=False), number=3)
+    report(str(hvd.check_in_sync([*model.variables, *opt.variables()])), "tape")
+    report(float(opt.lr.numpy()), "rate")
 """
 
 TRAIN_ON_BATCH = """
@@ -233,8 +257,11 @@ def test_the_loop_with_the_tape_runs_with_three_ranks():
     assert run(LOOP, 3).results() == [IN_SYNC] * 3
 
 
-def test_the_synthetic_benchmark_runs():
-    assert run(BENCHMARK).results() == [IN_SYNC] * 2
+def test_both_synthetic_benchmarks_run():
+    finished = run(BENCHMARK)
+    for loop in ("fit", "tape"):
+        assert finished.results(loop) == [IN_SYNC] * 2
+    assert finished.results("rate") == [pytest.approx(0.01)] * 2
 
 
 def test_train_on_batch_with_process_sets_given_to_init():

@@ -25,6 +25,7 @@ _HOMES = {
         *("allreduce", "grouped_allreduce", "reducescatter", "grouped_reducescatter"),
         *("allgather", "grouped_allgather", "broadcast", "broadcast_", "alltoall"),
         *("broadcast_object", "broadcast_object_fn", "allgather_object"),
+        *("barrier", "sycl_built"),
         "broadcast_global_variables",
     ),
     "tf_lars.horovod.variables": ("broadcast_variables",),

@@ -4,9 +4,10 @@ The distributed optimizer is a second object over the same state: its class deri
 optimizer's own, and both share one `__dict__`. So variables, iterations, exclusions and everything
 else that was set before wrapping stay, the original goes on working alone, and `isinstance` holds.
 (Copying from the configuration, as Horovod did for Keras 2, loses all of that; changing the class
-of the given object in place would make it impossible to use it alone afterwards.) Towards Keras's
-serialisation the object says that it is of the original class, so that a saved model holds the
-plain optimizer and loads without Horovod.
+of the given object in place would make it impossible to use it alone afterwards.) The class equals
+the original one, which is how Keras looks up under what name to save it: a saved model holds the
+plain optimizer and loads without Horovod, and `optimizer.__class__.from_config` makes another
+distributed one.
 
 Where gradients are combined: Keras calls `_clip_gradients` right before an update, and under
 gradient accumulation only when there is one. So a plain optimizer combines there, which gives
@@ -46,6 +47,10 @@ class Distributed(Keras2Names):
     @property
     def local(self):
         return over_the_same_state(self.own_class, self)
+
+    def __reduce__(self):
+        """For copies: distributed as well, over a copy of the state."""
+        return over_the_same_state, (type(self), self.local)
 
     def register_local_var(self, var):
         """Leaves a variable's gradient to each rank alone, as for a layer that only it has."""
@@ -90,13 +95,25 @@ class Distributed(Keras2Names):
             grads = self.reduce_gradients(grads, trainable_variables or self._trainable_variables)
         if not self._reduces_in_apply:
             self.__dict__["_reduced"] = not any(g is not None for g in grads)
-        super().apply(grads, trainable_variables, **kwargs)
+        with self._held_back_by(grads):
+            super().apply(grads, trainable_variables, **kwargs)
         if not self.__dict__.pop("_reduced", True) and not self._skipped_the_update():
             raise RuntimeError(
                 f"{self.own_class.__name__}.apply does not call keras.optimizers.Optimizer.apply, "
                 "so its gradients were not combined over the ranks: call "
                 "optimizer.reduce_gradients(gradients, variables) in it"
             )
+
+    def _held_back_by(self, gradients):
+        """Where the data has no known size, TensorFlow begins a step more than there are batches.
+
+        What does not depend on gradients, such as the counting of the update and weight decay,
+        would be done in it, on some ranks or on all, before TensorFlow notices.
+        """
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        if self.reduction.overlap:
+            gradients = gradients[-1:]  # the backward pass begins with it; more would end overlap
+        return tf.control_dependencies(gradients)
 
     def _skipped_the_update(self):
         """Whether Keras only accumulated: eagerly it runs one branch, in a graph it builds both."""
@@ -139,19 +156,29 @@ class Distributed(Keras2Names):
 _MADE_OF_OPTIMIZERS = (keras.optimizers.LossScaleOptimizer, keras.optimizers.MultiOptimizer)
 
 
+class _EqualToOwnClass(type):
+    """Makes a distributed class stand for the optimizer's own wherever classes are looked up."""
+
+    def __eq__(cls, other):
+        return getattr(other, "own_class", other) is cls.own_class
+
+    def __hash__(cls):
+        return hash(cls.own_class)
+
+
 def with_reduction(own_class, reduction, passes_factor):
     """A class of one optimizer: the settings are its attributes, the state stays outside."""
+    metaclass = type("_EqualToOwnClass", (_EqualToOwnClass, type(own_class)), {})
     attributes = {
         "__module__": own_class.__module__,
         "__qualname__": own_class.__qualname__,
         "__doc__": own_class.__doc__,
-        "__class__": property(lambda self: own_class),
         "reduction": reduction,
         "passes_factor": passes_factor,
         "own_class": own_class,
         "_reduces_in_apply": issubclass(own_class, _MADE_OF_OPTIMIZERS),
     }
-    return type(own_class.__name__, (Distributed, own_class), attributes)
+    return metaclass(own_class.__name__, (Distributed, own_class), attributes)
 
 
 def over_the_same_state(cls, optimizer):

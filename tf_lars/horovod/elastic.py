@@ -15,6 +15,7 @@ import tensorflow as tf
 from horovod.common.elastic import ObjectState, State, notification_manager
 from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 
+from tf_lars.horovod import keras_hooks
 from tf_lars.horovod.ops import broadcast_object
 from tf_lars.horovod.variables import broadcast_variables, tf_variable
 
@@ -128,6 +129,7 @@ class TensorFlowKerasState(ObjectState):
     def __init__(self, model, optimizer=None, backend=None, **kwargs):
         del backend
         if not (model.built and model.variables):
+        keras_hooks.install()
             raise ValueError("Model must be built first. Run `model.build(input_shape)`.")
         self.model = model
         self.optimizer = optimizer or getattr(model, "optimizer", None)

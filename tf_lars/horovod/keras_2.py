@@ -1,5 +1,10 @@
-"""What optimizers had under Keras 2 and scripts written for Horovod use, on distributed ones."""
+"""What optimizers had under Keras 2 and scripts written for Horovod use.
 
+All of it on distributed optimizers; on plain ones, which loops with the tape and elastic jobs use,
+the two names that Horovod's own examples need.
+"""
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -13,6 +18,21 @@ class CallableList(list):
         return self
 
 
+class _OldLearningRate:
+    """`optimizer.lr`, to read and to `assign`; an attribute that a user has set comes first."""
+
+    def __get__(self, optimizer, owner=None):
+        return self if optimizer is None else tf_variable(optimizer.learning_rate)
+
+
+def give_plain_optimizers_old_names():
+    """Lets `optimizer.variables()` and `optimizer.lr` work on every optimizer of Keras's."""
+    base = next(cls for cls in keras.optimizers.Optimizer.__mro__ if "variables" in vars(cls))
+    variables = base.variables
+    base.variables = property(lambda self: CallableList(variables.fget(self)))
+    base.lr = _OldLearningRate()
+
+
 class Combined(list):
     """(gradient, variable) pairs that were combined over the ranks already."""
 
@@ -23,11 +43,15 @@ class Keras2Names:
     @property
     def lr(self):
         """The learning rate; a `tf.Variable` unless it is a schedule, for `set_value` and such."""
-        return tf_variable(self.learning_rate)
+        own = vars(self).get("lr")  # optimizers of users may have an attribute of that name
+        return tf_variable(self.learning_rate) if own is None else own
 
     @lr.setter
     def lr(self, rate):
-        self.learning_rate = rate
+        if "lr" in vars(self):
+            vars(self)["lr"] = rate
+        else:
+            self.learning_rate = rate
 
     @property
     def variables(self):
@@ -58,7 +82,7 @@ class Keras2Names:
 
         Args:
             loss: a function without arguments; or a tensor, with the tape that recorded it.
-            var_list: variables, or a function that gives them.
+            var_list: variables, in lists of lists if need be, or a function that gives them.
             grad_loss: gradient of what follows the loss.
             tape: the `tf.GradientTape` of a tensor.
         """
@@ -67,10 +91,15 @@ class Keras2Names:
         if callable(loss):
             with tape or tf.GradientTape() as tape:
                 loss = loss()
-        variables = list(var_list() if callable(var_list) else var_list)
+        variables = tf.nest.flatten(var_list() if callable(var_list) else var_list)
         sources = [tf_variable(variable) for variable in variables]
         gradients = self.reduce_gradients(tape.gradient(loss, sources, grad_loss), variables)
         return Combined(zip(gradients, variables, strict=True))
+
+    @tf.autograph.experimental.do_not_convert
+    def compute_gradients(self, loss, var_list, tape=None):
+        """`_compute_gradients` under the name that Keras 2.11 gave it."""
+        return self._compute_gradients(loss, var_list, tape=tape)
 
     @tf.autograph.experimental.do_not_convert
     def apply_gradients(

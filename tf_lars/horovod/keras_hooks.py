@@ -1,4 +1,4 @@
-"""The three places where Keras itself must know of distributed optimizers.
+"""The places where Keras itself must know of Horovod.
 
 `model.compile` is where Keras decides on XLA, which cannot hold Horovod's operations: a step of a
 model compiled with `jit_compile` is run in three parts, forward and backward pass under XLA, the
@@ -16,11 +16,13 @@ import tensorflow as tf
 
 from tf_lars.horovod.distributed import Distributed, with_reduction
 from tf_lars.horovod.guards import SameFit
+from tf_lars.horovod.keras_2 import give_plain_optimizers_old_names
 
 
 @functools.cache
 def install():
     """Puts the hooks into Keras, once."""
+    give_plain_optimizers_old_names()
     loss_scale = keras.optimizers.LossScaleOptimizer
     loss_scale.__init__ = _loss_scale_init(loss_scale.__init__)
     # In the classes that define them: Keras takes a model with another `compile` for a user's own.

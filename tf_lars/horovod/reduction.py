@@ -170,7 +170,7 @@ class Reduction:
         if self.op == horovod.Average:
             options["prescale_factor"] = 1 / self.gradient_predivide_factor
             options["postscale_factor"] = self.gradient_predivide_factor
-        name = self._unique_name("dense", tensors)
+        name = self._unique_name("gradients", tensors)
         if self.op == horovod.Adasum or len(tensors) == 1:
             reduced = [
                 horovod.allreduce(tensor, name=name and f"{name}.{k}", **options)
@@ -187,7 +187,7 @@ class Reduction:
                 "pass sparse_as_dense=True"
             )
         dtype = slices[0].values.dtype
-        name = self._unique_name("sparse", [s.values for s in slices])
+        name = self._unique_name("sparse_gradients", [s.values for s in slices])
         options = {"process_set": self.process_set, "ignore_name_scope": True}
         with tf.device(self.device_sparse):
             values = [

@@ -3,6 +3,7 @@
 import horovod.tensorflow as horovod
 import tensorflow as tf
 
+from tf_lars.horovod import keras_hooks
 from tf_lars.horovod.guards import check_first_step
 from tf_lars.horovod.optimizer import variables_of
 from tf_lars.horovod.reduction import make_reduction
@@ -101,6 +102,7 @@ def DistributedGradientTape(
         scale_local_gradients=scale_local_gradients,
         overlap=overlap,
     )
+    keras_hooks.install()
     own_class = type(gradtape)
     cls = type(own_class.__name__, (_DistributedTape, own_class), {"reduction": reduction})
     tape = object.__new__(cls)
