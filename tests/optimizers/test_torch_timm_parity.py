@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,9 +19,9 @@ NOTHING_EXCLUDED = {"exclude_from_weight_decay": None, "exclude_from_layer_adapt
 def torch_after(make, starts, gradients, rates):
     parameters = [torch.nn.Parameter(torch.from_numpy(start).double()) for start in starts]
     optimizer = make(parameters)
-    for each, rate in zip(gradients, rates, strict=True):
+    for each, rate in zip(gradients, np.float32(rates), strict=True):  # Keras's rates are float32
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = float(rate)
         for parameter, gradient in zip(parameters, each, strict=True):
             parameter.grad = torch.from_numpy(gradient).double()
         optimizer.step()
