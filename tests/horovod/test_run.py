@@ -20,8 +20,8 @@ def test_only_the_workers_are_heard():
     assert result.stderr == ""
 
 
-def test_a_failed_job_ends_with_its_reason_and_no_traceback():
+def test_a_failed_job_ends_with_its_reason_its_exit_code_and_no_traceback():
     result = launch("import os, sys; sys.exit(3 * (os.environ['HOROVOD_RANK'] == '1'))")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "Process name: 1\nExit code: 3" in result.stderr
     assert "Traceback" not in result.stderr
