@@ -11,7 +11,7 @@ from absl import logging
 
 from tf_lars.training.callbacks import batch_norm_layers
 from trainers.background import Background
-from trainers.run_directory import WriteError
+from trainers.run_directory import WriteError, best_update
 
 _NAME = re.compile(r"update-(\d+)\.npz")
 
@@ -173,12 +173,6 @@ class Checkpoints:
                 logging.warning("%s is damaged (%s): using the one before", file, error)
                 file.replace(aside)
         return None
-
-
-def best_update(rows):
-    """The number of updates after which the test accuracy was best, the first of equals; or 0."""
-    evaluated = [row for row in rows if row.get("val_top1") is not None]
-    return max(evaluated, key=lambda row: row["val_top1"])["updates"] if evaluated else 0
 
 
 def draw_apart(seed_states, rank):

@@ -201,6 +201,11 @@ class TrainConfig:
     keep_checkpoints: int = _option(
         "Newest checkpoints to keep, beside that of the best evaluation.", 2, low=1
     )
+    elastic: bool = _option(
+        "Go on when workers are lost or join, in a job that horovodrun has started with "
+        "--host-discovery-script.",
+        False,
+    )
     run_dir: str | None = _option("Folder of the run; runs/DATASET_MODEL_OPTIMIZER_bBATCH.", None)
     progress: str = _option(
         "How progress is shown: auto, bar, lines or none.",

@@ -124,9 +124,10 @@ def _check_batch(config, batch, examples, world_size):
     if batch % world_size:
         below = batch - batch % world_size
         near = [size for size in (below, below + world_size) if size]
+        fewer = max(n for n in range(1, world_size) if batch % n == 0)
         raise ConfigError(
             f"--global_batch_size={batch} must be divisible by the {world_size} workers: "
-            f"{' or '.join(map(str, near))}, say."
+            f"{' or '.join(map(str, near))}, say; or start {fewer} workers."
         )
     if batch > examples:
         raise ConfigError(

@@ -5,7 +5,7 @@ import zipfile
 
 from trainers.errors import ConfigError
 from trainers.flags import flags
-from trainers.run_directory import RunDirectory
+from trainers.run_directory import RunDirectory, best_update
 
 
 def given(name):
@@ -51,8 +51,6 @@ def checkpoint_file(run, name):
         return files[-1]
     file = pathlib.Path(name)
     if name == "best":
-        from trainers.checkpoints import best_update  # loads Keras
-
         file = run.path("checkpoints") / f"update-{best_update(run.metrics()):08}.npz"
     if not file.is_file():
         has = ", ".join(found.name for found in files) or "none"

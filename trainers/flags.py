@@ -68,11 +68,11 @@ def read_file(file):
 
 
 def to_flags(config):
-    """The lines of a flags file that gives `config` again, the folder of the run left out."""
+    """The lines of a flags file that gives `config` again, without its folder and its launcher."""
     lines = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value is None or field.name == "run_dir":
+        if value is None or field.name in ("run_dir", "elastic"):
             continue
         if isinstance(value, tuple):
             value = ",".join(f"{item:g}" for item in value)

@@ -18,7 +18,6 @@ from trainers.data.pipeline import growing_data, training_data
 from trainers.data.sharding import SampleStream
 from trainers.derived import derive
 from trainers.divergence import Diverged, Divergence
-from trainers.errors import ConfigError
 from trainers.evaluation import TOP, Evaluator
 from trainers.interval import Interval
 from trainers.network import network
@@ -36,7 +35,7 @@ from trainers.target import Target, reached
 _CACHED_BYTES = 256 * 2**20
 
 
-def train(config, dataset, workers, began):
+def train(config, dataset, workers, began, membership=None):
     """Trains as `config` says, from where the run directory has got to.
 
     Args:
@@ -44,6 +43,7 @@ def train(config, dataset, workers, began):
         dataset: its data set, loaded.
         workers: this worker's view of all workers.
         began: `time.time()` at the start of the process.
+        membership: the Membership of an elastic job.
 
     Returns:
         The run's summary, the same on every worker; None if a signal has stopped the run.
@@ -51,29 +51,44 @@ def train(config, dataset, workers, began):
     Raises:
         ConfigError: the settings do not fit the data, the workers or the run directory.
         WriteError: a file of the run cannot be written.
+        HostsUpdatedInterrupt: workers join an elastic job.
     """
     plan = derive(config, dataset.examples("train"), dataset.examples("test"), workers.size)
     run = RunDirectory(config.run_dir or default_folder(config))
     if workers.horovod:
         workers.horovod.check_same_settings(dataclasses.asdict(config), "flags")
-    done = _open(run, config, plan, workers)
-    if done is not None:
-        _say(workers, f"This run is finished.\n{result(done, run)}")
-        return done
+    try:
+        done = workers.by_rank_0(run.open, config, plan)
+        if done is not None:
+            _say(workers, f"This run is finished.\n{result(done, run)}")
+            return done
+        return _go_on(config, plan, dataset, workers, began, membership, run)
+    finally:
+        run.close()
+
+
+def _go_on(config, plan, dataset, workers, began, membership, run):
+    """Trains from the newest checkpoint on; see `train`."""
     model, schedule = build(config, plan, dataset, workers)
     _say(workers, describe(config, plan, dataset, model, run))
     checkpoints = Checkpoints(run, model, workers, config.keep_checkpoints)
     progress = checkpoints.restore() or {"update": 0, "rows": [], "states": {}}
     position = Position(plan.timetable, progress["update"])
     _say_where_from(workers, progress, position)
-    directory = run if workers.rank == 0 else None
-    recorder = Recorder(position, schedule, began, progress["rows"], directory)
+    recorder = Recorder(position, schedule, began, workers, run, progress["rows"])
     divergence = None
     signals = Signals()
+    survival = Survival(
+        checkpoints,
+        recorder,
+        Interval.parse("checkpoint_every", config.checkpoint_every),
+        Agreement(workers),
+        signals,
+        membership,
+    )
     try:
         with signals.heeded():
-            states = progress["states"]
-            _fit(config, plan, dataset, workers, model, checkpoints, recorder, signals, states)
+            _fit(config, plan, dataset, workers, model, survival, progress["states"])
     except Stopped as stopped:
         _say(
             workers,
@@ -88,8 +103,7 @@ def train(config, dataset, workers, began):
         checkpoints.close()
         recorder.close()
     summary = summarise(plan, recorder, divergence, config.target_top1)
-    if workers.rank == 0:
-        write_results(config, plan, model, recorder.rows, summary, run)
+    workers.by_rank_0(write_results, config, plan, model, recorder.rows, summary, run)
     _say(workers, result(summary, run))
     workers.meet()
     return summary
@@ -129,22 +143,9 @@ def _accuracies(classes):
     return metrics
 
 
-def _open(run, config, plan, workers):
-    """Opens the run directory; the summary if the run is finished. Rank 0 looks, all learn."""
-    problem = done = None
-    if workers.rank == 0:
-        try:
-            done = run.open(config, plan)
-        except ConfigError as error:
-            problem = str(error)
-    problem, done = workers.broadcast((problem, done))
-    if problem is not None:
-        raise ConfigError(problem)
-    return done
-
-
-def _fit(config, plan, dataset, workers, model, checkpoints, recorder, signals, states):
-    """Trains to the end. Raises Stopped or Diverged where the run ends before."""
+def _fit(config, plan, dataset, workers, model, survival, states):
+    """Trains to the end. Raises what Survival and Divergence do where the run ends before."""
+    recorder, checkpoints = survival.recorder, survival.checkpoints
     position, timetable = recorder.position, plan.timetable
     stream = SampleStream(plan.train_examples, config.seed)
     augment = functools.partial(_augment, config, Mixing(config.mixup, config.cutmix))
@@ -155,7 +156,7 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, signals, 
         precise.set_model(model)
         prepare = precise.update
     evaluator = Evaluator(model, dataset, plan.micro_batch_size, workers)
-    noise = NoiseScale(log_dir=_board(recorder.run)) if config.noise_scale else None
+    noise = NoiseScale(log_dir=recorder.board_folder) if config.noise_scale else None
     divergence = Divergence(dataset.classes, recorder.schedule, position)
     speed = Speed(position)
     remembering = {"speed": speed, "seconds": recorder, "noise_scale": noise}
@@ -163,17 +164,7 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, signals, 
     remembering = {k: thing for k, thing in remembering.items() if hasattr(thing, "get_state")}
     for name, state in states.items():
         remembering[name].set_state(state)
-    interval = Interval.parse("checkpoint_every", config.checkpoint_every)
-    survival = Survival(
-        checkpoints,
-        position,
-        interval,
-        Agreement(workers),
-        signals,
-        divergence,
-        recorder,
-        remembering,
-    )
+    survival.watch(divergence, remembering)
     callbacks = [
         position,
         *_synchronisation(workers, checkpoints.moving),
@@ -204,10 +195,6 @@ def _fit(config, plan, dataset, workers, model, checkpoints, recorder, signals, 
     )
     checkpoints.finish()
     _check_in_sync(model, workers)
-
-
-def _board(run):
-    return run and run.path("tensorboard")
 
 
 def _bn_batches(dataset, stream, plan, workers, augment):

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainers.averages import averaged_weights
+from trainers.startup import elastic_job
 
 
 class Speed(keras.callbacks.Callback):
@@ -91,26 +92,30 @@ class Recorder(keras.callbacks.Callback):
         position: the run's Position.
         schedule: the learning-rate schedule.
         began: `time.time()` at the start of the process.
+        workers: all of them, of whom rank 0 writes.
+        run: the RunDirectory.
         rows: the rows of the epochs that are done already.
-        run: the RunDirectory on the worker that writes, None on the others.
     """
 
-    def __init__(self, position, schedule, began, rows=(), run=None):
+    def __init__(self, position, schedule, began, workers, run, rows=()):
         super().__init__()
-        self.position, self.schedule, self.run = position, schedule, run
+        self.position, self.schedule, self.workers, self.run = position, schedule, workers, run
         self.rows = list(rows)
         self._began = began
-        self._board = run and tf.summary.create_file_writer(str(run.path("tensorboard")))
+        self.board_folder = run.path("tensorboard") if workers.rank == 0 else None
+        self._board = self.board_folder and tf.summary.create_file_writer(str(self.board_folder))
 
     def seconds(self):
         """Seconds that the run has taken, those of earlier starts with it."""
         return time.time() - self._began
 
     def get_state(self):
-        return {"seconds": self.seconds()}
+        return {"seconds": self.seconds(), "until": time.time(), "job": elastic_job()}
 
     def set_state(self, state):
-        self._began -= state["seconds"]
+        """Adds the time of earlier starts; in one elastic job the time since then counts, too."""
+        same_job = state.get("job") is not None and state["job"] == elastic_job()
+        self._began = (state["until"] if same_job else self._began) - state["seconds"]
 
     def on_epoch_end(self, epoch, logs=None):
         updates = self.position.update
@@ -123,12 +128,15 @@ class Recorder(keras.callbacks.Callback):
             "seconds": self.seconds(),
         }
         self.rows.append(row)
-        if self.run is not None:
-            self.run.write_metrics(self.rows)
-            with self._board.as_default(step=row["epoch"]):
-                for name, value in logs.items():
-                    tf.summary.scalar(name, value)
-                tf.summary.scalar("learning_rate", row["learning_rate"])
+        self.workers.by_rank_0(self._write, logs)
+
+    def _write(self, logs):
+        row = self.rows[-1]
+        self.run.write_metrics(self.rows)
+        with self._board.as_default(step=row["epoch"]):
+            for name, value in logs.items():
+                tf.summary.scalar(name, value)
+            tf.summary.scalar("learning_rate", row["learning_rate"])
 
     def close(self):
         """Ends TensorBoard's file."""

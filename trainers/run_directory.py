@@ -1,6 +1,7 @@
 """The folder of a run: what was asked for, where it ran, what came out. Rank 0 writes."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -18,7 +19,11 @@ from trainers.flags import to_flags
 
 _PACKAGES = ("tf_lars", "tensorflow", "keras", "numpy", "horovod")
 # What may differ between two starts of one run.
-_SAME_RUN = ("run_dir", "progress", "checkpoint_every", "keep_checkpoints", "layer_report_every")
+_SAME_RUN = (
+    *("run_dir", "elastic", "progress"),
+    *("checkpoint_every", "keep_checkpoints", "layer_report_every"),
+)
+_LOCK_SECONDS = 10.0  # for a writer that is being ended: horovodrun kills after five
 
 
 class WriteError(OSError):
@@ -40,28 +45,33 @@ class RunDirectory:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
+        self._lock = None
 
     def path(self, name):
         return self.folder / name
 
     def open(self, config, plan):
-        """Makes the folder and writes what is known before training.
+        """Makes the folder and writes what is known before training; nobody else may until `close`.
 
         A finished run is left as it is. A run that goes on keeps the settings of its first start,
-        and environment.json gets one more entry under "starts".
+        and environment.json gets one more entry under "starts". One that has come to nothing yet,
+        no checkpoint and no epoch, may be started with other settings.
 
         Returns:
             The summary if the run is finished, None otherwise.
 
         Raises:
-            ConfigError: the folder holds another run, cannot be read, or cannot be written.
+            ConfigError: the folder holds another run, cannot be read or written, or is written by
+                another process.
         """
         try:
-            begun = self._check_same_run(config)
-            summary = self.summary()
+            begun, summary = self._state(config)
+            if summary is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._hold()
+                begun, summary = self._state(config)  # another process may have written till now
             if summary is not None:
                 return summary
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
             starts = (self._read_json("environment.json") or {"starts": []})["starts"]
             starts.append(environment(plan.world_size))
@@ -73,6 +83,30 @@ class RunDirectory:
             return None
         except OSError as error:
             raise ConfigError(f"--run_dir={self.folder} cannot be written: {error}") from error
+
+    def close(self):
+        """Lets others write into the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _hold(self):
+        """Takes the lock, which ends with the process at the latest; see `open`."""
+        self._lock = self.path(".lock").open("a")
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self.close()
+                    raise ConfigError(
+                        f"--run_dir={self.folder} is being written by another process: the same "
+                        "run, started before, goes on. Wait for it, or give another --run_dir."
+                    ) from None
+            except OSError:
+                return None  # a file system without locks
+            time.sleep(0.1)
 
     def summary(self):
         """The summary of a finished run, None of one that is not."""
@@ -160,11 +194,12 @@ class RunDirectory:
             for path in self.folder.glob(pattern):
                 path.unlink()
 
-    def _check_same_run(self, config):
-        """Whether the folder holds this run already."""
-        before = self._settings()
-        if before is None:
-            return False
+    def _state(self, config):
+        """(whether the folder holds this run already, its summary if it is finished)."""
+        before, summary = self._settings(), self.summary()
+        checkpoints = self.path("checkpoints").glob("update-*.npz")
+        if before is None or not (summary or self.metrics() or any(checkpoints)):
+            return False, summary
         now = json.loads(json.dumps(dataclasses.asdict(config)))
         changed = [
             f"--{name} was {before['config'].get(name)}, now {value}"
@@ -176,7 +211,7 @@ class RunDirectory:
                 f"--run_dir={self.folder} holds another run: {'; '.join(changed)}. "
                 "Give another --run_dir, or remove that folder."
             )
-        return True
+        return True, summary
 
 
 def _flush(path):
@@ -185,6 +220,12 @@ def _flush(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def best_update(rows):
+    """The number of updates after which the test accuracy was best, the first of equals; or 0."""
+    evaluated = [row for row in rows if row.get("val_top1") is not None]
+    return max(evaluated, key=lambda row: row["val_top1"])["updates"] if evaluated else 0
 
 
 def environment(world_size):

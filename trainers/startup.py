@@ -35,6 +35,41 @@ def launched_rank_and_size():
     return 0, 1
 
 
+def elastic_job():
+    """The name of the elastic job that this process is part of; None outside of one."""
+    if os.environ.get("HOROVOD_ELASTIC") != "1":
+        return None
+    names = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
+    return ":".join(os.environ.get(name, "") for name in names)
+
+
+def check_launcher(elastic):
+    """The job was started as --elastic says.
+
+    Raises:
+        ConfigError: it was not.
+    """
+    started_so = elastic_job() is not None
+    if elastic and not started_so:
+        raise ConfigError(
+            "--elastic needs an elastic job: horovodrun -np 2 --min-np 1 --max-np 4 "
+            "--host-discovery-script ./hosts.sh python -m trainers.train … --elastic."
+        )
+    if started_so and not elastic:
+        raise ConfigError(
+            "this is an elastic job (horovodrun with --host-discovery-script or --min-np): give "
+            "--elastic as well, or start the job without those options."
+        )
+
+
+def present_rank():
+    """This worker's rank: in an elastic job it may be another one than at the start."""
+    horovod = sys.modules.get("horovod.tensorflow")
+    if horovod is not None and horovod.is_initialized():
+        return horovod.rank()
+    return launched_rank_and_size()[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Workers:
     """The workers of a run as one of them sees them; `horovod` is None where there is but one."""
@@ -57,6 +92,23 @@ class Workers:
     def meet(self):
         """Returns when all workers have got here: the first to end with a code ends the others."""
         self.sum(np.zeros(1))
+
+    def by_rank_0(self, function, *arguments):
+        """What `function` returns on rank 0, which alone calls it, on every worker.
+
+        Raises:
+            ConfigError, OSError: on every worker, what it raised there.
+        """
+        value = error = None
+        if self.rank == 0:
+            try:
+                value = function(*arguments)
+            except (ConfigError, OSError) as problem:
+                error = problem
+        value, error = self.broadcast((value, error))
+        if error is not None:
+            raise error
+        return value
 
     def gather(self, value):
         """Every worker's value, any picklable object, as a list by rank."""
@@ -124,7 +176,7 @@ def start():
 
 
 def _join():
-    if launched_rank_and_size()[1] == 1:
+    if launched_rank_and_size()[1] == 1 and elastic_job() is None:
         return Workers()
     try:
         import tf_lars.horovod as hvd
@@ -134,4 +186,11 @@ def _join():
         if "tf_lars.horovod.build" not in str(error):
             raise
         raise ConfigError(f"{launched_rank_and_size()[1]} workers were started. {error}") from error
+    return present_workers()
+
+
+def present_workers():
+    """The workers that Horovod knows now; in an elastic job they change."""
+    import tf_lars.horovod as hvd
+
     return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), hvd)

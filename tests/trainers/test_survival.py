@@ -12,9 +12,10 @@ import pytest
 
 from tests.trainers import small_runs
 from tests.trainers.small_runs import train
-from trainers import checkpoints, loop, position
+from trainers import checkpoints, loop, position, recording, run_directory
 from trainers import train as command
 from trainers.derived import derive
+from trainers.errors import ConfigError
 from trainers.run_directory import RunDirectory, WriteError
 
 PLAIN = {"random_shift": 1, "eval_every": 2, "warmup_epochs": 1.0, "mixup": 0.2}
@@ -227,7 +228,8 @@ def test_a_damaged_checkpoint_is_named_put_aside_and_the_one_before_is_used(
     folder = shutil.copytree(killed, tmp_path / "run")
     newest = folder / "checkpoints" / "update-00000008.npz"
     data = bytearray(newest.read_bytes())
-    data[len(data) // 2] ^= 0xFF
+    for place in range(len(data) // 2, len(data) // 2 + 400):  # single bytes may be padding
+        data[place] ^= 0xFF
     newest.write_bytes({"truncated": data[: len(data) // 2], "changed": data, "empty": b""}[damage])
     assert restored(folder)["update"] == 6
     assert "update-00000008.npz is damaged" in caplog.text
@@ -289,3 +291,27 @@ def test_the_command_ends_with_a_code_of_its_own_when_a_file_cannot_be_written(m
     monkeypatch.setattr(command.startup, "start", small_runs.Workers)
     assert command.train([]) == 74
     assert capsys.readouterr().err == "trainers.train: the disk is full\n"
+
+
+def test_a_folder_that_another_run_writes_is_refused_until_that_one_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "_LOCK_SECONDS", 0.3)
+    settings, data = small_runs.config(), small_runs.stripes()
+    plan = derive(settings, data.examples("train"), data.examples("test"), 1)
+    first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    first.open(settings, plan)
+    with pytest.raises(ConfigError, match=r"--run_dir=\S+ is being written by another process"):
+        second.open(settings, plan)
+    first.close()
+    second.open(settings, plan)
+    second.close()
+
+
+@pytest.mark.parametrize(("job", "seconds"), [("host:1", 160.0), ("host:2", 60.0), (None, 60.0)])
+def test_time_goes_on_between_the_starts_of_one_elastic_job(monkeypatch, tmp_path, job, seconds):
+    """Saved after 50 seconds, restored 100 seconds later by a process that is 10 seconds old."""
+    monkeypatch.setattr(recording, "elastic_job", lambda: "host:1")
+    monkeypatch.setattr(recording.time, "time", lambda: 1110.0)
+    recorder = recording.Recorder(None, None, 1100.0, small_runs.Workers(), RunDirectory(tmp_path))
+    recorder.set_state({"seconds": 50.0, "until": 1000.0, "job": job})
+    assert recorder.seconds() == seconds
+    recorder.close()

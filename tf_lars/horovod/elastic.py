@@ -21,6 +21,7 @@ from tf_lars.horovod.variables import broadcast_variables, tf_variable
 
 __all__ = [
     "CommitStateCallback",
+    "HostsUpdatedInterrupt",
     "KerasState",
     "ObjectState",
     "State",
@@ -128,8 +129,8 @@ class TensorFlowKerasState(ObjectState):
 
     def __init__(self, model, optimizer=None, backend=None, **kwargs):
         del backend
-        if not (model.built and model.variables):
         keras_hooks.install()
+        if not (model.built and model.variables):
             raise ValueError("Model must be built first. Run `model.build(input_shape)`.")
         self.model = model
         self.optimizer = optimizer or getattr(model, "optimizer", None)

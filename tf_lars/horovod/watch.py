@@ -29,6 +29,7 @@ from horovod.common.exceptions import HorovodInternalError
 BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 12.0
 STALL_SHUTDOWN_SECONDS = 600
+JOIN_SECONDS = 120
 _SCOPE = "tf_lars"
 _ENDED = "ended"
 # What Horovod says on a rank whose peer has gone; TensorFlow passes it on in errors of its own.
@@ -42,9 +43,14 @@ def init(*args, **kwargs):
         HOROVOD_STALL_SHUTDOWN_TIME_SECONDS: seconds that a rank waits for another in a reduction
             before the job ends (default 600 here; 0 waits for ever).
         HOROVOD_STALL_CHECK_TIME_SECONDS: seconds until it is warned of (default 60).
+        HOROVOD_GLOO_TIMEOUT_SECONDS: seconds that the ranks of an elastic job wait for one that
+            joins, whose start takes its time, before they all abort (default 120 here, 30 with
+            Horovod).
         TF_LARS_WATCH: 0 turns signs of life off.
     """
     os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(STALL_SHUTDOWN_SECONDS))
+    if os.environ.get("HOROVOD_ELASTIC") == "1":
+        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(JOIN_SECONDS))
     horovod.init(*args, **kwargs)
     if horovod.size() > 1 and os.environ.get("HOROVOD_ELASTIC") != "1":
         _start(_Store.of_this_job())
