@@ -45,6 +45,10 @@ setup(
     entry_points={
         "console_scripts": [
             "tf-lars-train=trainers.train:main",
+            "tf-lars-plan=trainers.plan:main",
+            "tf-lars-evaluate=trainers.evaluate:main",
+            "tf-lars-report=trainers.report:main",
+            "tf-lars-export=trainers.export:main",
             "tf-lars-build-horovod=tf_lars.horovod.build:cli",
             "tf-lars-run=tf_lars.horovod.run:main",
         ]

@@ -50,12 +50,32 @@ def test_the_wheel_is_pure_python_and_needs_no_horovod(wheel):
     assert "Root-Is-Purelib: true" in wheel.read(wheel_file).decode()
 
 
-def test_console_scripts_lead_to_functions():
-    scripts = [
-        e for e in metadata.entry_points(group="console_scripts") if e.name.startswith("tf-lars")
-    ]
-    assert len(scripts) >= 2
-    assert all(callable(script.load()) for script in scripts)
+SCRIPTS = {
+    "tf-lars-train": "--global_batch_size",
+    "tf-lars-plan": "--batch_per_worker",
+    "tf-lars-evaluate": "--checkpoint",
+    "tf-lars-report": "--picture",
+    "tf-lars-export": "--output",
+    "tf-lars-run": "--num-proc",
+}
+
+
+@pytest.mark.parametrize(("script", "flag"), SCRIPTS.items())
+def test_a_console_script_of_the_wheel_explains_itself_and_its_flags(wheel, script, flag):
+    name = next(n for n in wheel.namelist() if n.endswith(".dist-info/entry_points.txt"))
+    scripts = dict(re.findall(r"^(\S+) = (\S+)$", wheel.read(name).decode(), re.M))
+    assert {*SCRIPTS, "tf-lars-build-horovod"} == scripts.keys()
+    module, function = scripts[script].split(":")
+    # what pip's script does
+    code = f"import sys; sys.argv[0] = {script!r}; from {module} import {function} as main"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.exit(main())", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert flag in done.stdout and len(done.stdout.splitlines()) > 5
 
 
 def requirements_of(name, extras):
