@@ -14,10 +14,14 @@ def network(config, image_shape, classes):
     """The network that `config` names, not compiled.
 
     Raises:
-        ConfigError: --probe_of holds no such network.
+        ConfigError: the images do not fit it, or --probe_of holds no such network.
     """
     with precision(config.mixed_precision):
-        model = MODELS[config.model](image_shape, classes)
+        try:
+            model = MODELS[config.model](image_shape, classes)
+        except ValueError as error:
+            size = "×".join(map(str, image_shape))
+            raise ConfigError(f"--model={config.model} for images of {size}: {error}") from error
         return linear_probe(config, model, classes) if config.probe_of else model
 
 

@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 from tests.trainers.small_runs import config, stripes, train
 from trainers import flags, loop, recording
 from trainers.errors import ConfigError
+from trainers.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -39,7 +40,7 @@ def test_a_run_writes_down_what_it_was_and_what_came_out(finished):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("flags.txt", "config.json", "environment.json", "metrics.jsonl", "summary.json"),
-        *("curves.png", "final.keras", "checkpoints", "tensorboard"),
+        *("curves.png", "final.keras", "checkpoints", "tensorboard", ".lock"),
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert set(summary) == {
@@ -80,6 +81,16 @@ def test_a_finished_run_is_left_as_it_is(finished, capsys):
     assert train(folder, random_shift=1, eval_every=2) == summary
     assert contents(folder) == before
     assert "This run is finished" in capsys.readouterr().out
+
+
+def test_a_run_that_came_to_nothing_can_be_started_with_other_settings(tmp_path):
+    with pytest.raises(ConfigError, match="--model=alexnet for images of 8×8×1: image_shape must"):
+        train(tmp_path, model="alexnet")
+    assert (tmp_path / "config.json").exists()
+    summary = train(tmp_path, epochs=1)
+    assert summary["epochs"] == 1
+    assert RunDirectory(tmp_path).config().model == "tiny"
+    assert "--epochs=1" in (tmp_path / "flags.txt").read_text()
 
 
 def test_a_directory_with_another_run_is_refused(finished):

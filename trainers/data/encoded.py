@@ -104,7 +104,9 @@ class EncodedDataSet:
 def _replace(images, labels, seeds, good):
     """Puts the next good image, the first after the last, in the place of a bad one."""
     if not tf.reduce_any(good):
-        raise ConfigError("no image of a whole batch can be decoded.")
+        raise ConfigError(
+            "no image of a whole batch can be decoded; warnings above name them and say why."
+        )
     places = tf.where(good)[:, 0]
     following = tf.searchsorted(places, tf.range(tf.size(good), dtype=tf.int64))
     rows = tf.gather(places, following % tf.size(places))

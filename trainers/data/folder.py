@@ -80,11 +80,12 @@ def class_names(folder):
     """The names of the class folders, sorted.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there are fewer than two.
     """
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    if not names:
-        raise ConfigError(f"{folder} has no class folders: images lie in {folder}/CLASS/.")
+    if len(names) < 2:
+        has = f"one class folder, {names[0]}" if names else "no class folders"
+        raise ConfigError(f"{folder} has {has}: images lie in {folder}/CLASS/, of two or more.")
     return names
 
 

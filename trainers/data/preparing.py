@@ -43,7 +43,8 @@ def prepare_once(workers, is_prepared, prepare):
                 prepare()
             except ConfigError as error:
                 problem = str(error)
-                logging.error("%s", problem)
+                if workers.rank:  # rank 0 says its own at the end
+                    logging.error("%s", problem)
         # The sum is also where the others wait.
         if workers.sum(np.array([float(problem is not None)]))[0]:
             raise ConfigError(problem or "another worker could not prepare the data set.")
