@@ -133,7 +133,7 @@ def starts_of(run):
     return [start["world_size"] for start in starts]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.study)])
 def test_a_run_goes_on_when_a_worker_is_killed_in_mid_epoch(undisturbed, tmp_path, rank):
     run = Run(tmp_path, killed=f"{rank} 25")
     job = run.job()
@@ -164,7 +164,8 @@ def test_sigterm_to_an_elastic_job_ends_it_with_75_after_a_checkpoint(undisturbe
 
     def stop(pid):
         run.wait_for(lambda updates: any(len(lines) > 9 for lines in updates.values()))
-        os.kill(pid, signal.SIGTERM)
+        for worker in run.updates():
+            os.kill(worker, signal.SIGTERM)
 
     stopped = run.job(meanwhile=stop, check=False, launcher=workers.QUICK_LAUNCHER)
     assert stopped.returncode == 75, stopped.output
