@@ -173,7 +173,7 @@ def test_settings_are_compared_with_rank_0():
 
 
 @pair.check
-def test_different_numbers_of_steps_are_found_when_fit_begins():
+def test_different_numbers_of_steps_and_epochs_are_found_when_fit_begins():
     import keras
     import tensorflow as tf
 
@@ -186,6 +186,9 @@ def test_different_numbers_of_steps_are_found_when_fit_begins():
     for rows, options in ((32 + 8 * hvd.rank(), {}), (32, {"steps_per_epoch": 4 + hvd.rank()})):
         with pytest.raises(hvd.RanksDifferError, match=r"\(rank 0: 4, rank 1: 5\)"):
             model.fit(x[:rows], y[:rows], batch_size=8, verbose=0, **options)
+    for options in ({"initial_epoch": 1 - hvd.rank()}, {"epochs": 2 + hvd.rank()}):
+        with pytest.raises(hvd.RanksDifferError, match=r"rank 1 has other epochs than rank 0: "):
+            model.fit(x, y, **({"epochs": 3, "verbose": 0} | options))
     assert int(model.optimizer.iterations) == 0
 
     known = tf.data.Dataset.from_tensor_slices((x[:32], y[:32])).batch(8)

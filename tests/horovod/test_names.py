@@ -198,3 +198,13 @@ def test_importing_the_package_needs_no_horovod_and_a_name_says_how_to_get_it():
     )
     assert "python -m tf_lars.horovod.build" in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("ImportError: Horovod")
+
+
+def test_another_backend_of_keras_is_refused_with_a_sentence():
+    source = (
+        "import keras, tf_lars.horovod as hvd; hvd.init(); "
+        "hvd.DistributedOptimizer(keras.optimizers.SGD())"
+    )
+    env = workers.environment({"KERAS_BACKEND": "jax"})
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=env)
+    assert "needs Keras on TensorFlow, and this is jax" in done.stderr.strip().splitlines()[-1]

@@ -129,15 +129,17 @@ _say_once = functools.cache(say)
 class SameFit(keras.callbacks.Callback):
     """Compares, when `fit` begins, what all ranks must have alike in it; `fit` adds it by itself.
 
-    The steps of an epoch, where Keras knows them on every rank: a rank with fewer leaves the others
-    waiting. And what the model itself says in `must_agree()`, a dictionary, if it has that.
-    TF_LARS_CHECK_STEPS=0 leaves the steps to a script that evens them out with `hvd.join`.
+    The steps of an epoch, where Keras knows them on every rank, and the epochs: a rank with fewer
+    leaves the others waiting. And what the model itself says in `must_agree()`, a dictionary, if it
+    has that. TF_LARS_CHECK_STEPS=0 leaves steps and epochs to a script that evens them out with
+    `hvd.join`.
 
     Raises:
         RanksDifferError: on every rank.
     """
 
     def on_train_begin(self, logs=None):
+        self._epochs_to_compare = False
         reduction = self.model.optimizer.reduction
         if reduction.alone or _elastic():
             return
@@ -145,6 +147,14 @@ class SameFit(keras.callbacks.Callback):
         if hasattr(self.model, "must_agree"):
             settings = self.model.must_agree()
             check_same_settings(settings, "settings of fit", reduction.process_set)
+        self._epochs_to_compare = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Other callbacks may have chosen the first epoch: BackupAndRestore does.
+        if self._epochs_to_compare and os.environ.get("TF_LARS_CHECK_STEPS") != "0":
+            epochs = {"first epoch": epoch + 1, "last epoch": self.params["epochs"]}
+            check_same_settings(epochs, "epochs", self.model.optimizer.reduction.process_set)
+        self._epochs_to_compare = False
 
 
 def check_same_steps(steps, process_set=horovod.global_process_set, limit=8):

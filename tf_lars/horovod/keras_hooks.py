@@ -21,7 +21,17 @@ from tf_lars.horovod.keras_2 import give_plain_optimizers_old_names
 
 @functools.cache
 def install():
-    """Puts the hooks into Keras, once."""
+    """Puts the hooks into Keras, once.
+
+    Raises:
+        RuntimeError: if Keras runs on another backend than TensorFlow.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise RuntimeError(
+            f"tf_lars.horovod needs Keras on TensorFlow, and this is {backend}: set "
+            "KERAS_BACKEND=tensorflow"
+        )
     give_plain_optimizers_old_names()
     loss_scale = keras.optimizers.LossScaleOptimizer
     loss_scale.__init__ = _loss_scale_init(loss_scale.__init__)
