@@ -17,6 +17,7 @@ STYLE = {
     "LAMB": {"color": "tab:orange", "marker": "^"},
     "CLARS": {"color": "tab:green", "marker": "D"},
     "CLARS, microbatch": {"color": "tab:purple", "marker": "v"},
+    "CLARS, scaled": {"color": "tab:red", "marker": "x"},
 }
 RATES_AT = {"alexnet_mnist": 256, "resnet8_digits": 1024}
 

@@ -11,21 +11,28 @@ from tf_lars.optimizers import CLARS, LAMB, LARS
 from trainers.models.resnet_cifar import resnet_cifar
 from trainers.sgd import L2SGD
 
-OPTIMIZERS = ("SGD", "LARS", "LAMB", "CLARS", "CLARS, microbatch")
-
-# Where CLARS takes its mean norms from.
-MEAN_NORMS = {"CLARS": "two_batch", "CLARS, microbatch": "microbatch"}
+# Where CLARS takes its mean norms from, and its momentum's rule.
+CLARS_FORMS = {
+    "CLARS": ("two_batch", "unscaled"),
+    "CLARS, microbatch": ("microbatch", "unscaled"),
+    "CLARS, scaled": ("two_batch", "scaled"),
+}
+OPTIMIZERS = ("SGD", "LARS", "LAMB", *CLARS_FORMS)
 
 
 def rules(trust_coefficient, adapt_1d):
     """The optimizers by name; those of LARS and CLARS have the same trust coefficient."""
     masks = {} if not adapt_1d else {"exclude_from_layer_adaptation": None}
     ours = {"weight_decay": 5e-4, "trust_coefficient": trust_coefficient} | masks
+    clars = {
+        name: lambda rate, rule=rule: CLARS(rate, momentum_rule=rule, **ours)
+        for name, (_, rule) in CLARS_FORMS.items()
+    }
     return {
         "SGD": lambda rate: L2SGD(rate, momentum=0.9, nesterov=True, l2=5e-4),
         "LARS": lambda rate: LARS(rate, **ours),
         "LAMB": lambda rate: LAMB(rate, weight_decay=0.01, **masks),
-        **dict.fromkeys(MEAN_NORMS, lambda rate: CLARS(rate, **ours)),
+        **clars,
     }
 
 
@@ -108,6 +115,7 @@ SETUPS = {
             "LAMB": grid(0.0005),
             "CLARS": grid(1.0),
             "CLARS, microbatch": grid(0.25),
+            "CLARS, scaled": grid(1.0),
         },
     ),
     "resnet8_digits": Setup(
@@ -125,6 +133,7 @@ SETUPS = {
             "LAMB": grid(0.002),
             "CLARS": grid(0.1),
             "CLARS, microbatch": grid(0.025),
+            "CLARS, scaled": grid(0.1),
         },
     ),
 }

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.studies.setups import MEAN_NORMS
+from benchmarks.studies.setups import CLARS_FORMS
 from tf_lars import large_batch
 from tf_lars.schedules import WarmupPolynomial
 from tf_lars.training.callbacks import PreciseBatchNorm
@@ -46,11 +46,8 @@ class Trainer:
         self.rows = setup.rows
         self.updates = setup.updates(batch)
         self.table = Table(self.updates)
-        self.model = large_batch(
-            setup.network(),
-            setup.micro_batch_at(batch),
-            mean_norms=MEAN_NORMS.get(optimizer, "microbatch"),
-        )
+        mean_norms, _ = CLARS_FORMS.get(optimizer, ("microbatch", None))
+        self.model = large_batch(setup.network(), setup.micro_batch_at(batch), mean_norms)
         self.model.compile(
             setup.optimizers[optimizer](self.table),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -70,12 +70,15 @@ class ReferenceLARS:
 
 
 class ReferenceCLARS(ReferenceLARS):
-    """CLARS without given mean norms: LARS "unscaled" with the joint denominator and a cap."""
+    """CLARS without given mean norms: LARS with the joint denominator and a cap."""
 
-    def __init__(self, w, trust_coefficient=0.01, max_trust_ratio=0.1, epsilon=1e-6, **options):
+    def __init__(
+        self, w, trust_coefficient=0.01, max_trust_ratio=0.1, epsilon=1e-6,
+        momentum_rule="unscaled", **options,
+    ):  # fmt: skip
         super().__init__(
             w, trust_coefficient=trust_coefficient, max_trust_ratio=max_trust_ratio,
-            epsilon=epsilon, momentum_rule="unscaled", denominator="joint", **options,
+            epsilon=epsilon, momentum_rule=momentum_rule, denominator="joint", **options,
         )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ ROWS = [
         make=CLARS,
         options={
             "momentum": 0.8, "nesterov": True, "weight_decay": 0.01, "trust_coefficient": 0.02,
-            "max_trust_ratio": 0.2, "epsilon": 1e-7,
+            "max_trust_ratio": 0.2, "epsilon": 1e-7, "momentum_rule": "trust_scaled",
         },
         by_hand=({"learning_rate": 1.0, "trust_coefficient": 0.1}, [[2.94, 3.92]]),
         reference=ReferenceCLARS,

@@ -152,10 +152,15 @@ def test_the_ratio_is_that_of_lars_times_norm_of_mean_over_mean_of_norms(source)
         np.testing.assert_allclose(complete, expected, rtol=1e-4)
 
 
-def test_the_authors_rule_step_by_step():
-    """d = g + βw, v = μv + d, w −= γλv, λ = min(0.1, η‖w‖/(mean‖g_i‖ + ε)), decay everywhere."""
+@pytest.mark.parametrize("rule", ["unscaled", "scaled"])
+def test_the_rule_step_by_step(rule):
+    """d = g + βw, λ = min(0.1, η‖w‖/(mean‖g_i‖ + ε)), decay everywhere.
+
+    The authors' momentum: v = μv + d, w −= γλv; LARS's: v = μv + γλd, w −= v.
+    """
     x, y = data(64)
-    model = large(1, CLARS(0.5, momentum=0.9, weight_decay=1e-2, exclude_from_weight_decay=None))
+    options = {"momentum": 0.9, "weight_decay": 1e-2, "exclude_from_weight_decay": None}
+    model = large(1, CLARS(0.5, momentum_rule=rule, **options))
     check = compile_(LargeBatchModel(*tensors()))
     w = [np.array(v) for v in model.trainable_variables]
     v = [np.zeros_like(a) for a in w]
@@ -163,12 +168,12 @@ def test_the_authors_rule_step_by_step():
         check.set_weights(w)
         mean_norm = oracle.part_norms(check, x, y, 1).mean(0)
         for k, g in enumerate(oracle.gradient(check, x, y)):
-            v[k] = 0.9 * v[k] + g + 1e-2 * w[k]
             norm = np.linalg.norm(w[k])
             adapts = w[k].ndim > 1 and norm > 0
-            w[k] = w[k] - 0.5 * v[k] * (
-                min(0.1, 0.01 * norm / (mean_norm[k] + 1e-6)) if adapts else 1
-            )
+            local = 0.5 * (min(0.1, 0.01 * norm / (mean_norm[k] + 1e-6)) if adapts else 1)
+            added, taken = (1, local) if rule == "unscaled" else (local, 1)
+            v[k] = 0.9 * v[k] + added * (g + 1e-2 * w[k])
+            w[k] = w[k] - taken * v[k]
         model.fit(x, y, batch_size=64, shuffle=False, verbose=0)
     for ours, theirs in zip(model.trainable_variables, w, strict=True):
         np.testing.assert_allclose(np.array(ours), theirs, rtol=1e-3, atol=1e-5)

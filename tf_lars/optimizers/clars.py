@@ -6,11 +6,12 @@ import warnings
 import keras
 from keras import ops
 
-from tf_lars.optimizers import trust_ratio
+from tf_lars.optimizers import arguments, trust_ratio
 from tf_lars.optimizers.compiled import dense_gradient
 from tf_lars.optimizers.lars import LARS
 
-_FIXED = ("momentum_rule", "denominator", "momentum_correction", "trust_clip", "min_trust_ratio")
+MOMENTUM_RULES = ("scaled", "trust_scaled", "unscaled")
+_FIXED = ("denominator", "momentum_correction", "trust_clip", "min_trust_ratio")
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")
@@ -24,7 +25,11 @@ class CLARS(LARS):
     As mean‖g_i‖ ≥ ‖mean g_i‖, the ratio is never above that of LARS, which is what makes a warm-up
     unnecessary. `apply` takes the mean norms. With `gradient_accumulation_steps` they are taken
     from the accumulated gradients, each a part, when none are given. Without either the ratio is
-    that of `LARS(momentum_rule="unscaled", denominator="joint")`, and a warning says so once.
+    that of `LARS(denominator="joint")`, and a warning says so once.
+
+    The authors' momentum gathers gradients of any size and lets today's ratio scale all of them:
+    where gradients shrink quickly that is unstable. `momentum_rule="scaled"` is LARS's own momentum
+    with CLARS's ratio; docs/results.md compares them.
 
     Args:
         learning_rate: γ: number ≥ 0, `LearningRateSchedule`, or callable of no arguments.
@@ -34,6 +39,8 @@ class CLARS(LARS):
         trust_coefficient: η > 0.
         max_trust_ratio: λ_max > 0, or None.
         epsilon: ε ≥ 0.
+        momentum_rule: "unscaled", as above; "scaled": v = μv + γλd, w −= v; "trust_scaled":
+            v = μv + λd, w −= γv.
         exclude_from_weight_decay, exclude_from_layer_adaptation: as for `LARS`. The authors keep
             the decay on every variable: `exclude_from_weight_decay=None`.
         jit_compile: compile the update with XLA; "auto" does where the backend can.
@@ -62,6 +69,7 @@ class CLARS(LARS):
         trust_coefficient=0.01,
         max_trust_ratio=0.1,
         epsilon=1e-6,
+        momentum_rule="unscaled",
         **shared_arguments,
     ):
         super().__init__(
@@ -71,7 +79,7 @@ class CLARS(LARS):
             weight_decay=weight_decay,
             trust_coefficient=trust_coefficient,
             epsilon=epsilon,
-            momentum_rule="unscaled",
+            momentum_rule=arguments.choice("momentum_rule", momentum_rule, MOMENTUM_RULES),
             denominator="joint",
             max_trust_ratio=max_trust_ratio,
             **shared_arguments,
@@ -152,7 +160,7 @@ class CLARS(LARS):
             self._given.warned = True
             warnings.warn(
                 "CLARS.apply was given no mean_gradient_norms: it steps as LARS with "
-                "momentum_rule='unscaled' and denominator='joint'. Train with "
+                f"momentum_rule={self.momentum_rule!r} and denominator='joint'. Train with "
                 "tf_lars.LargeBatchModel, or pass the mean norms yourself.",
                 stacklevel=2,
             )
