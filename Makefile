@@ -47,10 +47,13 @@ study: setup-test
 	python -m benchmarks.studies $(STUDY_ARGS)
 	python -m pytest -m study $(TEST_ARGS)
 
-# make bench   the speed measurements of docs/performance.md, against peers
+# make bench   updates, training steps, input and scaling, against peers (docs/performance.md, docs/scaling.md)
 bench: setup-test
 	python -m benchmarks.update_step
-	python -m benchmarks.scaling
+	python -m benchmarks.train_step
+	python -m benchmarks.input_pipeline
+	python -m benchmarks.scaling --model=resnet20
+	python -m benchmarks.scaling --bandwidth
 
 # make lint    check the code's style (make format mends what it can)
 lint: setup-test

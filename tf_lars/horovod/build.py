@@ -1,13 +1,13 @@
 """Builds Horovod for the installed TensorFlow, installs it, and checks it with two ranks.
 
-    python -m tf_lars.horovod.build              # Gloo, for CPUs: nothing but a C++ compiler needed
+    python -m tf_lars.horovod.build              # Gloo, for CPUs: a C++ compiler needed
     python -m tf_lars.horovod.build --nccl       # for NVIDIA GPUs: CUDA's toolkit and NCCL needed
     python -m tf_lars.horovod.build --mpi        # with MPI beside Gloo (Adasum needs it)
 
 Horovod is compiled against one TensorFlow and works with no other. The wheel is kept in a cache
 under a name that says what it was built for (`horovod-0.28.1+tf2.21.0.cpu.1-cp311-….whl`), so that
 another environment gets it in seconds, and a call that finds it installed and checked does nothing.
-Not run so far: NCCL builds (no GPU was at hand) and MPI builds.
+Never built nor run so far: NCCL (no GPU was at hand) and MPI.
 """
 
 import contextlib

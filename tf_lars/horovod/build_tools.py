@@ -37,8 +37,8 @@ def check_tools(nccl, mpi, cuda_home=None, nccl_home=None):
         missing.append("cmake")
     if missing:
         raise BuildError(
-            f"The build needs {', '.join(missing)}: pip install 'tf-lars[horovod]' brings them "
-            "(in a clone: pip install '.[horovod]')."
+            f"The build needs {', '.join(missing)}: pip install '.[horovod]' in a clone brings "
+            "them."
         )
     compiler = os.environ.get("CXX")  # may hold arguments: "ccache g++"
     names = shlex.split(compiler)[:1] if compiler else ["c++", "g++"]
