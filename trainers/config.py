@@ -6,10 +6,10 @@ here imports TensorFlow, so that bad input is answered at once.
 
 import dataclasses
 import inspect
-import math
 
+from trainers.checks import check_large_batch, check_milestones, check_option
 from trainers.data import DATASETS
-from trainers.errors import ConfigError, check_choice
+from trainers.errors import ConfigError
 from trainers.interval import Interval
 from trainers.models import MODELS
 from trainers.optimizers import OPTIMIZERS
@@ -110,8 +110,14 @@ class TrainConfig:
     )
     momentum: float | None = _option("Momentum; 0.9 if unset.", None, low=0.0, high=0.9999)
     nesterov: bool | None = _option("Nesterov's form of momentum.", None)
-    weight_decay: float | None = _option("L2 decay of weights with ≥ 2 axes.", None, low=0.0)
-    trust_coefficient: float | None = _option("LARS: η; 0.001 if unset.", None, above=0.0)
+    weight_decay: float | None = _option(
+        "Decay of weights with 2 or more axes only, with clars or --adapt_1d of all; 0 if unset.",
+        None,
+        low=0.0,
+    )
+    trust_coefficient: float | None = _option(
+        "LARS and CLARS: η; 0.001 and 0.01 if unset.", None, above=0.0
+    )
     momentum_rule: str | None = _option(
         "LARS: where the rate and the trust ratio enter the momentum; scaled if unset.",
         None,
@@ -155,7 +161,8 @@ class TrainConfig:
     end_learning_rate: float | None = _option("Rate at the end; 0 if unset.", None, low=0.0)
     lr_power: float | None = _option("Polynomial: exponent; 2 if unset.", None, above=0.0)
     decay_from: str | None = _option(
-        "Polynomial, cosine: count the decay from the end of the warm-up or from update 0.",
+        "Polynomial, cosine: count the decay from the end of the warm-up or from update 0; "
+        "warmup if unset.",
         None,
         choices=("warmup", "start"),
     )
@@ -206,7 +213,11 @@ class TrainConfig:
         "--host-discovery-script.",
         False,
     )
-    run_dir: str | None = _option("Folder of the run; runs/DATASET_MODEL_OPTIMIZER_bBATCH.", None)
+    run_dir: str | None = _option(
+        "Folder of the run; runs/DATASET_MODEL_OPTIMIZER_bBATCH if unset, with _seedN behind it "
+        "for a seed other than 0.",
+        None,
+    )
     progress: str = _option(
         "How progress is shown: auto, bar, lines or none.",
         "auto",
@@ -217,7 +228,7 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                _check(field, value)
+                check_option(field.name, option_type(field), field.metadata, value)
         self._check_taken("optimizer", OPTIMIZERS, _OPTIMIZER_OPTIONS)
         self._check_taken("lr_schedule", LR_SCHEDULES, _SCHEDULE_OPTIONS)
         self._check_taken("dataset", DATASETS, _DATA_OPTIONS)
@@ -226,8 +237,8 @@ class TrainConfig:
                 f"--warmup_epochs={self.warmup_epochs:g} must be at most --epochs={self.epochs}."
             )
         if self.lr_schedule == "step":
-            _check_milestones(self.lr_milestones, self.warmup_epochs, self.epochs)
-        _check_large_batch(self)
+            check_milestones(self.lr_milestones, self.warmup_epochs, self.epochs)
+        check_large_batch(self)
         Interval.parse("checkpoint_every", self.checkpoint_every)
 
     def mean_norms_used(self):
@@ -283,56 +294,3 @@ def _optional_fields():
 _DATA_OPTIONS = _named_in(DATASETS)
 _OPTIMIZER_OPTIONS = _named_in(OPTIMIZERS)
 _SCHEDULE_OPTIONS = _named_in(LR_SCHEDULES)
-
-
-def _check(field, value):
-    kind, rules = option_type(field), field.metadata
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"--{field.name} takes {kind.__name__}; got {value!r}.")
-    if rules["choices"] is not None:
-        check_choice(field.name, value, list(rules["choices"]))
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"--{field.name} must be a finite number; got {value}.")
-    if rules["above"] is not None and not value > rules["above"]:
-        raise ConfigError(f"--{field.name} must be greater than {rules['above']:g}; got {value}.")
-    if rules["low"] is not None and not value >= rules["low"]:
-        raise ConfigError(f"--{field.name} must be at least {rules['low']:g}; got {value}.")
-    if rules["high"] is not None and not value <= rules["high"]:
-        raise ConfigError(f"--{field.name} must be at most {rules['high']:g}; got {value}.")
-
-
-def _check_large_batch(config):
-    if config.mean_norms is not None and config.optimizer != "clars":
-        raise ConfigError(
-            f"--mean_norms={config.mean_norms} has no effect with --optimizer={config.optimizer}: "
-            "only clars divides by mean norms. Leave it out."
-        )
-    if config.max_batch_size is not None and config.grow_batch_factor is None:
-        raise ConfigError(
-            f"--max_batch_size={config.max_batch_size} has no effect without --grow_batch_factor."
-        )
-    if config.grow_batch_factor is not None and not (config.lr_factor or 0.1) < 1:
-        raise ConfigError(
-            f"--lr_factor={config.lr_factor:g} must be below 1 with --grow_batch_factor: the batch "
-            "grows in place of a rate that falls."
-        )
-    if config.layer_report_every is not None and config.optimizer == "sgd":
-        raise ConfigError(
-            f"--layer_report_every={config.layer_report_every} has no effect with --optimizer=sgd, "
-            "which takes no trust ratios. Leave it out."
-        )
-
-
-def _check_milestones(milestones, warmup_epochs, epochs):
-    if not milestones:
-        raise ConfigError("--lr_milestones must be given with --lr_schedule=step: 30,60,80, say.")
-    if list(milestones) != sorted(set(milestones)) or not warmup_epochs <= milestones[0]:
-        raise ConfigError(
-            f"--lr_milestones must rise and stand after the warm-up "
-            f"({warmup_epochs:g} epochs); got {milestones}."
-        )
-    if milestones[0] <= 0 or milestones[-1] >= epochs:
-        raise ConfigError(
-            f"--lr_milestones must lie between 0 and --epochs={epochs}; got {milestones}."
-        )

@@ -2,8 +2,9 @@
 --batch_per_worker=256`, or `--target_hours=2` in place of `--workers`.
 
 Prints the recipe with the published one it rests on, updates, memory, and the predicted time of a
-step and of the run; `--write_flags=FILE` writes what `trainers.train --flagfile=FILE` takes. Any of
-the trainer's flags may be given and overrides the recipe. Exit codes: 0 done, 2 it cannot work.
+step and of the run; `--write_flags=FILE` writes what `trainers.train --flagfile=FILE` takes. The
+trainer's other flags override the recipe; --global_batch_size, --run_dir and --elastic are refused.
+Exit codes: 0 done, 2 it cannot work.
 """
 
 import dataclasses
@@ -126,6 +127,12 @@ def _check(given):
             f"--global_batch_size={given.global_batch_size}: it is --workers times "
             "--batch_per_worker. Leave it out."
         )
+    for name in ("run_dir", "elastic"):
+        if given[name].present:
+            raise ConfigError(
+                f"--{name} belongs to the start of a run, not to its plan: give it to "
+                "trainers.train."
+            )
     if given.write_flags and pathlib.Path(given.write_flags).exists():
         raise ConfigError(f"--write_flags={given.write_flags} exists: give another, or remove it.")
 
@@ -136,7 +143,7 @@ def _overrides(given):
     values = {name: given[name].value for name in names if given[name].present}
     if values.get("lr_milestones") is not None:
         values["lr_milestones"] = flags.numbers("lr_milestones", values["lr_milestones"])
-    return {name: values[name] for name in values if name not in ("model", "dataset", "run_dir")}
+    return {name: values[name] for name in values if name not in ("model", "dataset")}
 
 
 def _sizes(config):

@@ -24,14 +24,16 @@ _RANK_AND_SIZE = (
     ("HOROVOD_RANK", "HOROVOD_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
+    ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"),  # srun --mpi=pmix
 )
 
 
 def launched_rank_and_size():
-    """(rank, world size) as horovodrun or mpirun has set them; (0, 1) without either."""
-    for rank, size in _RANK_AND_SIZE:
-        if os.environ.get(size):
-            return int(os.environ.get(rank, 0)), int(os.environ[size])
+    """(rank, world size) as horovodrun, mpirun or srun has set them; (0, 1) without any."""
+    for names in _RANK_AND_SIZE:
+        rank, size = (os.environ.get(name) for name in names)
+        if rank and size:
+            return int(rank), int(size)
     return 0, 1
 
 
