@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 
-from trainers.cost_model import GBIT, efficiency, fit_cost, ring_seconds
+from trainers.cost_model import GBIT, efficiency, ring_seconds
 
 MODELS = {"resnet20": {"side": 32, "batch": 32}, "resnet50": {"side": 224, "batch": 4}}
 SIZES = [4 * 4**k for k in range(13)]  # bytes, 4 to 64 Mi
@@ -242,6 +242,24 @@ def measure_bandwidth(repetitions=15):
         seconds[size] = statistics.median(times)
     latency, bandwidth = fit_cost(seconds)
     return {"seconds": seconds, "latency_seconds": latency, "bytes_a_second": bandwidth}
+
+
+def fit_cost(seconds):
+    """Latency and bandwidth of t = latency + bytes / bandwidth, with equal relative weights.
+
+    Args:
+        seconds: {bytes: seconds}, the bytes as numbers or their texts.
+
+    Returns:
+        (seconds, bytes a second).
+    """
+    import numpy as np
+
+    sizes = np.array([int(size) for size in seconds], float)
+    times = np.array(list(seconds.values()))
+    matrix = np.stack([np.ones_like(sizes), sizes], 1) / times[:, None]
+    (latency, per_byte), *_ = np.linalg.lstsq(matrix, np.ones_like(times), rcond=None)
+    return float(latency), float(1 / per_byte)
 
 
 def print_bandwidth(result):

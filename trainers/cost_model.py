@@ -7,24 +7,6 @@ the backward pass: nothing is overlapped, so what follows is a lower bound of th
 GBIT = 1e9 / 8  # bytes a second
 
 
-def fit_cost(seconds):
-    """Latency and bandwidth of t = latency + bytes / bandwidth, with equal relative weights.
-
-    Args:
-        seconds: {bytes: seconds}, the bytes as numbers or their texts.
-
-    Returns:
-        (seconds, bytes a second).
-    """
-    import numpy as np
-
-    sizes = np.array([int(size) for size in seconds], float)
-    times = np.array(list(seconds.values()))
-    matrix = np.stack([np.ones_like(sizes), sizes], 1) / times[:, None]
-    (latency, per_byte), *_ = np.linalg.lstsq(matrix, np.ones_like(times), rcond=None)
-    return float(latency), float(1 / per_byte)
-
-
 def ring_seconds(workers, size, fixed, bandwidth, hop):
     """The time of a ring all-reduce of `size` bytes (Patarasuk and Yuan 2009).
 

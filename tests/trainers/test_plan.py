@@ -151,6 +151,14 @@ def test_a_recipe_moved_to_another_data_set_keeps_what_that_takes():
             "--global_batch_size=8: it is --workers times --batch_per_worker",
         ),
         (
+            [*DIGITS, "--workers=1", "--batch_per_worker=8", "--run_dir=runs/mine"],
+            "--run_dir belongs to the start of a run, not to its plan: give it to trainers.train",
+        ),
+        (
+            [*DIGITS, "--workers=1", "--batch_per_worker=8", "--elastic"],
+            "--elastic belongs to the start of a run, not to its plan: give it to trainers.train",
+        ),
+        (
             [*DIGITS, "--workers=1", "--batch_per_worker=8", "--write_flags=README.md"],
             "--write_flags=README.md exists",
         ),
@@ -192,9 +200,7 @@ def test_a_growing_batch_is_forecast_stage_by_stage():
     assert two.exchange == pytest.approx(1e-3 + 2e-5 + 1e6 / 1e9)
 
 
-def test_the_cost_of_an_exchange_is_fitted_and_predicted():
-    fitted = cost_model.fit_cost({size: 1e-3 + size / 2e9 for size in (4, 2**20, 2**26)})
-    assert fitted == pytest.approx((1e-3, 2e9))
+def test_the_cost_of_an_exchange_is_predicted():
     seconds = cost_model.ring_seconds(4, 1e6, fixed=1e-3, bandwidth=1e9, hop=1e-5)
     assert seconds == pytest.approx(1e-3 + 6e-5 + 1.5e-3)
     assert cost_model.efficiency(3.0, 1.0) == 0.75
