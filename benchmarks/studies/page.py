@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results.md and its figures from the runs in results/.
+"""Writes the tables of docs/results.md and README.md and the figures from the runs in results/.
 
     python -m benchmarks.studies.page
 
@@ -12,6 +12,7 @@ from benchmarks.studies import figures, tables
 from benchmarks.studies.runs import ROOT
 
 PAGE = ROOT / "docs" / "results.md"
+PAGES = (PAGE, ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- table: (\w+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -26,7 +27,8 @@ def rendered(text):
 
 
 def main():
-    PAGE.write_text(rendered(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(rendered(page.read_text()))
     for name, draw in figures.FIGURES.items():
         figures.save(draw(), name)
 
