@@ -159,12 +159,9 @@ def _fit(config, plan, dataset, workers, model, survival, states):
     noise = NoiseScale(log_dir=recorder.board_folder) if config.noise_scale else None
     divergence = Divergence(dataset.classes, recorder.schedule, position)
     speed = Speed(position)
-    remembering = {"speed": speed, "seconds": recorder, "noise_scale": noise}
-    remembering |= {"divergence": divergence, "mean_norms": getattr(model, "mean_norms", None)}
-    remembering = {k: thing for k, thing in remembering.items() if hasattr(thing, "get_state")}
-    for name, state in states.items():
-        remembering[name].set_state(state)
-    survival.watch(divergence, remembering)
+    things = {"speed": speed, "seconds": recorder, "noise_scale": noise, "divergence": divergence}
+    things["mean_norms"] = getattr(model, "mean_norms", None)
+    survival.watch(divergence, _remembering(things, states))
     callbacks = [
         position,
         *_synchronisation(workers, checkpoints.moving),
@@ -195,6 +192,14 @@ def _fit(config, plan, dataset, workers, model, survival, states):
     )
     checkpoints.finish()
     _check_in_sync(model, workers)
+
+
+def _remembering(things, states):
+    """Those of {name: thing} that have a state to save with a checkpoint, given back theirs."""
+    remembering = {name: thing for name, thing in things.items() if hasattr(thing, "get_state")}
+    for name, state in states.items():
+        remembering[name].set_state(state)
+    return remembering
 
 
 def _bn_batches(dataset, stream, plan, workers, augment):
