@@ -31,6 +31,11 @@ def check_option(name, kind, rules, value):
 
 def check_large_batch(config):
     """The options of large batches have an effect together."""
+    if config.momentum_rule == "update_norm" and config.optimizer == "clars":
+        raise ConfigError(
+            "--momentum_rule=update_norm divides by the norm of the update, clars by mean norms of "
+            "gradients: give scaled, trust_scaled or unscaled."
+        )
     if config.mean_norms is not None and config.optimizer != "clars":
         raise ConfigError(
             f"--mean_norms={config.mean_norms} has no effect with --optimizer={config.optimizer}: "

@@ -119,7 +119,8 @@ class TrainConfig:
         "LARS and CLARS: η; 0.001 and 0.01 if unset.", None, above=0.0
     )
     momentum_rule: str | None = _option(
-        "LARS: where the rate and the trust ratio enter the momentum; scaled if unset.",
+        "LARS and CLARS: where rate and trust ratio enter the momentum; scaled and unscaled if "
+        "unset, update_norm with LARS alone.",
         None,
         choices=("scaled", "trust_scaled", "unscaled", "update_norm"),
     )

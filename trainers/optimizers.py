@@ -41,6 +41,7 @@ def clars(
     nesterov=False,
     weight_decay=0.0,
     trust_coefficient=0.01,
+    momentum_rule="unscaled",
     max_trust_ratio=0.1,
     ema_momentum=None,
 ):
@@ -53,6 +54,7 @@ def clars(
         nesterov=nesterov,
         weight_decay=weight_decay,
         trust_coefficient=trust_coefficient,
+        momentum_rule=momentum_rule,
         max_trust_ratio=max_trust_ratio,
         exclude_from_weight_decay=None,
         **_averages(ema_momentum),

@@ -39,6 +39,10 @@ def test_flags_become_a_config():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"optimizer": "clars", "momentum_rule": "update_norm"},
+            "--momentum_rule=update_norm divides by the norm of the update, clars by mean norms",
+        ),
         ({"model": "resnet21"}, "--model=resnet21 is unknown. Did you mean resnet"),
         ({"dataset": "digit"}, "--dataset=digit is unknown. Did you mean digits?"),
         ({"optimizer": "lasr"}, "--optimizer=lasr is unknown. Did you mean lars"),

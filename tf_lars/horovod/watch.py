@@ -133,7 +133,7 @@ def _once(store, rank, size, show):
             return say(f"rank {rank} stops, because {_culprit(store, size)}")
         if store:
             key = hashlib.sha256(f"{kind.__name__}: {error}".encode()).hexdigest()[:16]
-            time.sleep(min(0.2 * rank, 2.0))  # the lowest rank with it comes first
+            time.sleep(min(rank, 3))  # the lowest rank with it comes first
             first = store.get(f"error.{key}")
             if first is not None:
                 return say(f"rank {rank} stops with the exception shown by rank {first}")
