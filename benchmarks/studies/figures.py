@@ -73,7 +73,7 @@ def rates():
         axis.set(title=f"{lab.setup.words}, batch {batch:,}", ylabel="validation accuracy, %")
         axis.title.set_size(9)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[1].legend(loc="lower center")
     return _tight(figure)
 
 

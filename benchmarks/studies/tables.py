@@ -4,6 +4,7 @@ import collections
 
 from benchmarks.studies import clars_warmup, growing_batch, layers, noise_scale, tuning
 from benchmarks.studies import time_to_accuracy as times
+from benchmarks.studies import warmup as warmup_study
 from benchmarks.studies.runs import Missing, Runs, mean_and_error
 from benchmarks.studies.setups import OPTIMIZERS
 from benchmarks.studies.tuning import Lab
@@ -14,15 +15,16 @@ def markdown(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def accuracy(setup):
-    """Test accuracy by batch and optimizer; "–" where no run was made."""
+def accuracy(setup, *optimizers):
+    """Test accuracy by batch and optimizer, all without a list; "–" where no run was made."""
+    optimizers = optimizers or OPTIMIZERS
     lab = Lab(setup)
     rows = []
     for batch in lab.setup.batches:
-        cells = [tuning.known(lab, optimizer, batch) for optimizer in OPTIMIZERS]
+        cells = [tuning.known(lab, optimizer, batch) for optimizer in optimizers]
         updates = lab.setup.updates(batch)
         rows.append([f"{batch:,}", f"{updates:,}", *(plus_minus(c) if c else "–" for c in cells)])
-    return markdown(["batch", "updates", *OPTIMIZERS], rows)
+    return markdown(["batch", "updates", *optimizers], rows)
 
 
 def chosen(setup):
@@ -88,7 +90,7 @@ def warmup(setup, batch):
     """Test accuracy by optimizer and warm-up, each with its own best rate."""
     lab, batch = Lab(setup), int(batch)
     rows = []
-    for optimizer in OPTIMIZERS:
+    for optimizer in warmup_study.OPTIMIZERS:
         cells = [
             tuning.known(lab, optimizer, batch, (kind,)) for kind in ("none", "constant", "gradual")
         ]

@@ -9,9 +9,9 @@ Table 1; Huo et al. 2020, arXiv 2002.01576, say that CLARS needs none.)
 """
 
 from benchmarks.studies import command, tuning
-from benchmarks.studies.setups import OPTIMIZERS
 
 BATCHES = {"alexnet_mnist": 256, "resnet8_digits": 1024}
+OPTIMIZERS = ("SGD", "LARS", "LAMB", "CLARS")
 KINDS = ("none", "constant", "gradual")
 
 

@@ -129,10 +129,10 @@ _say_once = functools.cache(say)
 class SameFit(keras.callbacks.Callback):
     """Compares, when `fit` begins, what all ranks must have alike in it; `fit` adds it by itself.
 
-    The steps of an epoch, where Keras knows them on every rank, and the epochs: a rank with fewer
-    leaves the others waiting. And what the model itself says in `must_agree()`, a dictionary, if it
-    has that. TF_LARS_CHECK_STEPS=0 leaves steps and epochs to a script that evens them out with
-    `hvd.join`.
+    The steps of an epoch, where Keras knows them on every rank, and, after the first step, the
+    epochs: a rank with fewer leaves the others waiting. And what the model itself says in
+    `must_agree()`, a dictionary, if it has that. TF_LARS_CHECK_STEPS=0 leaves steps and epochs to a
+    script that evens them out with `hvd.join`.
 
     Raises:
         RanksDifferError: on every rank.
@@ -150,9 +150,13 @@ class SameFit(keras.callbacks.Callback):
         self._epochs_to_compare = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Other callbacks may have chosen the first epoch: BackupAndRestore does.
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Not before: BackupAndRestore may choose the first epoch when training begins, and a model
+        # that is not built on this rank is broadcast in its first step.
         if self._epochs_to_compare and os.environ.get("TF_LARS_CHECK_STEPS") != "0":
-            epochs = {"first epoch": epoch + 1, "last epoch": self.params["epochs"]}
+            epochs = {"first epoch": self._epoch + 1, "last epoch": self.params["epochs"]}
             check_same_settings(epochs, "epochs", self.model.optimizer.reduction.process_set)
         self._epochs_to_compare = False
 
