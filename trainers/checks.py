@@ -29,8 +29,8 @@ def check_option(name, kind, rules, value):
         raise ConfigError(f"--{name} must be at most {rules['high']:g}; got {value}.")
 
 
-def check_large_batch(config):
-    """The options of large batches have an effect together."""
+def check_together(config):
+    """No option is without effect, or without sense, beside the others."""
     if config.momentum_rule == "update_norm" and config.optimizer == "clars":
         raise ConfigError(
             "--momentum_rule=update_norm divides by the norm of the update, clars by mean norms of "

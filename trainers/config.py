@@ -7,7 +7,7 @@ here imports TensorFlow, so that bad input is answered at once.
 import dataclasses
 import inspect
 
-from trainers.checks import check_large_batch, check_milestones, check_option
+from trainers.checks import check_milestones, check_option, check_together
 from trainers.data import DATASETS
 from trainers.errors import ConfigError
 from trainers.interval import Interval
@@ -239,7 +239,7 @@ class TrainConfig:
             )
         if self.lr_schedule == "step":
             check_milestones(self.lr_milestones, self.warmup_epochs, self.epochs)
-        check_large_batch(self)
+        check_together(self)
         Interval.parse("checkpoint_every", self.checkpoint_every)
 
     def mean_norms_used(self):

@@ -245,10 +245,8 @@ def _synchronisation(workers, own):
 
 def _average_moving_statistics(model, workers):
     """Gives all workers the mean of their BatchNorm statistics, which drift apart in training."""
-    for layer in batch_norm_layers(model):
-        for variable in (layer.moving_mean, layer.moving_variance):
-            total = workers.sum(keras.ops.convert_to_numpy(variable).astype("float64"))
-            variable.assign((total / workers.size).astype("float32"))
+    if workers.horovod:
+        workers.horovod.callbacks.average_batch_norm_statistics(model)
 
 
 def _say_where_from(workers, progress, position):
